@@ -13,6 +13,10 @@ from .records import Failure
 from .states import EndpointState, WorkerState
 
 
+def _null() -> msgspec.Raw:
+    return msgspec.Raw(b"null")
+
+
 class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind"):
     id: str
     at: float  #: unix seconds, stamped by the sender
@@ -101,7 +105,7 @@ class Decided(Event, frozen=True, kw_only=True, tag="decision"):
     previous_hash: str = ""  #: hash of the decision before: a chain
     endpoint_state: EndpointState = EndpointState.ACTIVE
     look_again_s: float = 2.0
-    record: msgspec.Raw = msgspec.Raw(b"null")  #: the whole input of decide(), for replay
+    record: msgspec.Raw = msgspec.field(default_factory=_null)  #: the whole input of decide(), for replay
 
 
 class DemandWaiting(Event, frozen=True, kw_only=True, tag="demand_waiting"):

@@ -100,7 +100,8 @@ class WorkerGroup(Record, frozen=True, kw_only=True):
 
 class EndpointRecord(Record, frozen=True, kw_only=True):
     """KV corral_endpoints, key = endpoint token. Writer: the admin API, by compare-and-set. Groups live inside it, so
-    one write changes an endpoint as a whole."""
+    one write changes an endpoint as a whole.
+    """
 
     id: EndpointId
     name: str
@@ -168,7 +169,8 @@ class InstanceRecord(Record, frozen=True, kw_only=True):
 
 class WorkerRecord(Record, frozen=True, kw_only=True):
     """KV corral_workers, key = <endpoint token>.<worker id>. Writer: the scaler, only when something slow changed.
-    The routers' feed: who may get tickets, where, how fast."""
+    The routers' feed: who may get tickets, where, how fast.
+    """
 
     worker_id: WorkerId
     endpoint_id: EndpointId
@@ -199,7 +201,8 @@ class WorkerRecord(Record, frozen=True, kw_only=True):
 
 class DemandMark(Record, frozen=True, kw_only=True):
     """KV corral_demand, key = <endpoint token>.<router>. Writer: that router. Says durably that somebody waits, so that
-    neither a crash of the router nor of the scaler loses the wish to wake an endpoint."""
+    neither a crash of the router nor of the scaler loses the wish to wake an endpoint.
+    """
 
     endpoint_id: EndpointId
     router: str

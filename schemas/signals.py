@@ -66,7 +66,8 @@ class Heartbeat(msgspec.Struct, frozen=True, kw_only=True):
 
 class DemandReport(msgspec.Struct, frozen=True, kw_only=True):
     """Router -> scaler on corral.v1.load.<ep>.<router>: each second while there is anything to say, and at once when the first
-    request must wait."""
+    request must wait.
+    """
 
     router: str
     endpoint_id: EndpointId
@@ -130,7 +131,8 @@ class EnrollReply(msgspec.Struct, frozen=True, kw_only=True):
 
 class WorkerBundle(msgspec.Struct, frozen=True, kw_only=True):
     """All that a PyWorker must know about itself and its control plane. Written by the provisioner into a 0600 file
-    (CORRAL_WORKER_BUNDLE) or handed out as a token (CORRAL_WORKER_TOKEN = "corral1." + unpadded base64url of this JSON)."""
+    (CORRAL_WORKER_BUNDLE) or handed out as a token (CORRAL_WORKER_TOKEN = "corral1." + unpadded base64url of this JSON).
+    """
 
     worker_id: WorkerId
     endpoint_id: EndpointId

