@@ -41,10 +41,11 @@ class ScalingSettings(Record, frozen=True, kw_only=True):
 
     def problems(self) -> tuple[str, ...]:
         """Contradictions, each as one sentence for the user; empty when the settings make sense."""
-        found = []
-        for name in ("min_load", "max_queue_time", "target_queue_time"):
-            if not 0 <= getattr(self, name) < float("inf"):
-                found.append(f"{name} must be a finite number of at least 0")
+        found = [
+            f"{name} must be a finite number of at least 0"
+            for name in ("min_load", "max_queue_time", "target_queue_time")
+            if not 0 <= getattr(self, name) < float("inf")
+        ]
         for name in ("cold_mult", "min_cold_load"):
             value = getattr(self, name)
             if value is not None and not 0 <= value < float("inf"):
