@@ -1,0 +1,494 @@
+"""The boundary of the scaler's mind on one page: what it is told, what it remembers, what it answers.
+
+    Observation --state.apply--> EndpointState --decide.decide(state, policy, now)--> Decision
+                     ^                                                                   |
+                     +------------------------- DecisionTaken <--------------------------+
+
+Everything is a frozen value. Times are unix seconds (`_at`) as the scaler's own clock read them, durations seconds (`_s`), work is in
+the endpoint's unit (for language models tokens). `None` means "not known" and is never zero. Floats are finite: JSON
+has no infinity, and a state must come back from its bytes as it was.
+
+One endpoint is one state. What a new leader cannot learn again (`memory.snapshot`) fits one KV value of at most 64 KiB.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Literal
+
+import msgspec
+
+from schemas.events import InputRead
+from schemas.ids import CommandId, EndpointId, GroupId, WorkerId
+from schemas.reasons import Cause, Phase, Why
+from schemas.records import DemandMark, EndpointRecord, Failure, InstanceRecord, ScalingSettings, WorkerRecord
+from schemas.signals import DemandReport, Heartbeat
+from schemas.states import EndpointState as Activity
+from schemas.states import WorkerState
+
+Op = Literal["create", "start", "drain", "undrain", "stop", "destroy", "reboot"]
+Then = Literal["stop", "destroy"]
+
+
+class Value(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Base of the remembered values: defaults are left out, so a state stays small."""
+
+
+# --- 1. what it is told ------------------------------------------------------------------------------------------
+
+
+class Observation(msgspec.Struct, frozen=True, kw_only=True, tag_field="saw"):
+    """`at`: when the scaler received it. A fold never goes back: an older `at` counts as the newest seen."""
+
+    at: float
+
+
+class EndpointSeen(Observation, frozen=True, kw_only=True, tag="endpoint"):
+    """The endpoint as people want it; None: deleted."""
+
+    endpoint: EndpointRecord | None
+
+
+class InstanceSeen(Observation, frozen=True, kw_only=True, tag="instance"):
+    """What the provider has; None: the record is gone. The provisioner's truth."""
+
+    worker_id: WorkerId
+    instance: InstanceRecord | None
+
+
+class WorkerSeen(Observation, frozen=True, kw_only=True, tag="worker"):
+    """What the leader before wrote into corral_workers: read once, by a new leader."""
+
+    worker: WorkerRecord
+
+
+class HeartbeatSeen(Observation, frozen=True, kw_only=True, tag="heartbeat"):
+    heartbeat: Heartbeat
+
+
+class Liveness(StrEnum):
+    """Judged by arrival times on the monotonic clock, outside of the fold (`liveness`)."""
+
+    UNHEARD = "unheard"  #: no heartbeat of this boot yet
+    ALIVE = "alive"
+    SUSPECT = "suspect"  #: silent for a while; still serves
+    LOST = "lost"  #: silent for long while others speak; serves no more
+
+
+class LivenessJudged(Observation, frozen=True, kw_only=True, tag="liveness"):
+    worker_id: WorkerId
+    liveness: Liveness
+    silent_s: float = 0.0
+
+
+class Telemetry(StrEnum):
+    """Whether silence means anything."""
+
+    WARMING = "warming"  #: this scaler listens since a moment only
+    LIVE = "live"
+    FROZEN = "frozen"  #: all heartbeats stopped at once: our network
+    DEAF = "deaf"  #: our own connection is down
+
+
+class TelemetryJudged(Observation, frozen=True, kw_only=True, tag="telemetry"):
+    telemetry: Telemetry
+
+
+class DemandSeen(Observation, frozen=True, kw_only=True, tag="demand"):
+    report: DemandReport
+
+
+class DemandMarked(Observation, frozen=True, kw_only=True, tag="mark"):
+    """A router's durable wish to wake the endpoint; None: withdrawn."""
+
+    router: str
+    mark: DemandMark | None
+
+
+class CommandFailed(Observation, frozen=True, kw_only=True, tag="command_failed"):
+    """Refused or dead: it will not be carried out."""
+
+    command_id: CommandId
+    failure: Failure
+
+
+class DrainTold(Observation, frozen=True, kw_only=True, tag="drain_told"):
+    """The worker confirmed a drain or undrain order."""
+
+    worker_id: WorkerId
+    draining: bool
+
+
+class Preempting(Observation, frozen=True, kw_only=True, tag="preempting"):
+    """The provider gave notice that it takes the machine back."""
+
+    worker_id: WorkerId
+    gone_at: float
+
+
+class BreakerReset(Observation, frozen=True, kw_only=True, tag="breaker_reset"):
+    """An operator says: try this group again."""
+
+    group_id: GroupId
+    by: str
+
+
+class OverridesSet(Observation, frozen=True, kw_only=True, tag="overrides"):
+    overrides: tuple[Override, ...]
+
+
+class PriceSeen(Observation, frozen=True, kw_only=True, tag="price"):
+    """What one worker of the group would cost now; None: nothing on offer."""
+
+    group_id: GroupId
+    usd_per_hour: float | None
+    storage_usd_per_hour: float = 0.0
+
+
+class DecisionTaken(Observation, frozen=True, kw_only=True, tag="decision"):
+    """The scaler's own act: folded after each decide(), so that hysteresis and the engine's memory go on. One that acts or
+    says something new is also recorded: it takes the next generation, continues the hash chain and is told as an event."""
+
+    decision: Decision
+    recorded: bool = True
+    decision_hash: str = ""
+    published: bool = True  #: False: its event is still to be sent
+
+
+class Ticked(Observation, frozen=True, kw_only=True, tag="tick"):
+    """Time passed; windows move on. Folded before each decision."""
+
+
+# --- 2. what it remembers ----------------------------------------------------------------------------------------
+
+
+class Schedule(Value, frozen=True, kw_only=True):
+    """A floor by the calendar: between two cron moments at least `hot_min` hot workers."""
+
+    cron: str
+    lasts_s: float
+    hot_min: int
+    time_zone: str = "UTC"
+
+
+class Override(Value, frozen=True, kw_only=True):
+    """A person's word over the engine's, with owner and end. Limits of the settings stay law."""
+
+    owner: str
+    expires_at: float
+    hot_min: int | None = None
+    hot_max: int | None = None
+    reason: str = ""
+
+
+class GroupSpec(Value, frozen=True, kw_only=True):
+    """A worker group without its template's command and environment: those are no business of a decision or its record."""
+
+    id: GroupId
+    name: str = ""
+    revision: int = 1
+    weight: float = 1.0
+    tier: int = 0
+    provider: str = "process"
+    managed: bool = True  #: False: people bring the machines; never bought, stopped or destroyed
+    expected_perf: float | None = None
+    price_cap_usd_per_hour: float | None = None
+    start_timeout_s: float = 600.0
+
+
+class EndpointSpec(Value, frozen=True, kw_only=True):
+    id: EndpointId
+    name: str = ""
+    revision: int = 1
+    settings: ScalingSettings = ScalingSettings()
+    activity: Activity = Activity.ACTIVE
+    groups: tuple[GroupSpec, ...] = ()
+    schedules: tuple[Schedule, ...] = ()
+    created_at: float = 0.0
+    changed_at: float = 0.0
+
+
+class Drain(Value, frozen=True, kw_only=True):
+    """A worker on its way out. Takeable back until the command that ends it is decided."""
+
+    since_at: float
+    deadline_at: float  #: then it is cut short
+    then: Then
+    why: Why
+    told: bool = False  #: the worker confirmed
+
+
+class WorkerFact(Value, frozen=True, kw_only=True):
+    """One worker, merged by `lifecycle` from the provisioner's record, the heartbeat and our own acts."""
+
+    worker_id: WorkerId
+    group_id: GroupId
+    revision: int = 1
+    state: WorkerState = WorkerState.PENDING
+    state_at: float = 0.0
+    created_at: float = 0.0
+    launched_at: float = 0.0  #: begin of its present start
+    from_cold: bool = False  #: its present start is from a stopped disk
+    ready_at: float | None = None
+    proven: bool = False  #: its present start counted as a success
+    # the provider's side
+    instance_state: str | None = None  #: None: the provisioner has no record (yet)
+    instance_at: float = 0.0
+    instance_command: CommandId = CommandId("")
+    provider: str = ""
+    host: str = ""
+    usd_per_hour: float = 0.0
+    storage_usd_per_hour: float = 0.0
+    # the worker's own side
+    liveness: Liveness = Liveness.UNHEARD
+    beat_state: WorkerState | None = None
+    beat_at: float | None = None
+    beat_sent_at: float = 0.0
+    boot: str = ""
+    seq: int = 0
+    url: str = ""
+    perf: float = 0.0  #: units per second; 0: not measured
+    slots: int = 0  #: 0: not known
+    load_units: float = 0.0
+    inflight: int = 0
+    queued: int = 0
+    oldest_queued_s: float = 0.0
+    requests_total: int = 0
+    served_units_total: float = 0.0
+    last_ticket_exp_at: float = 0.0
+    busy_at: float = 0.0  #: last seen with work; 0: never
+    gone_at: float | None = None  #: announced end of the machine
+    drain: Drain | None = None
+    failure: Failure | None = None
+
+
+class RouterFact(Value, frozen=True, kw_only=True):
+    """One router's last report. Its gauges count while fresh, its totals by differences within one boot."""
+
+    boot: str
+    seq: int = 0
+    seen_at: float = 0.0
+    arrivals_total: int = 0
+    arrived_units_total: float = 0.0
+    waiting: int = 0
+    waiting_units: float = 0.0
+    oldest_wait_s: float = 0.0
+    reserved_units: float = 0.0
+    marked_at: float | None = None  #: durable mark: somebody waits since then
+    mark_units: float = 0.0
+
+
+class Window(Value, frozen=True, kw_only=True):
+    """Equal time buckets, oldest first; the last one is filling. `window` has the arithmetic."""
+
+    bucket_s: float
+    size: int
+    last: int = 0  #: number of the newest bucket: floor(at / bucket_s)
+    since_at: float = 0.0  #: begin of measuring; before it nothing is known
+    values: tuple[float, ...] = ()
+
+
+class Intent(Value, frozen=True, kw_only=True):
+    """A command that was decided and whose effect is not yet seen. Sent again under the same id until it is, or is dead."""
+
+    command_id: CommandId
+    op: Op
+    worker_id: WorkerId
+    group_id: GroupId
+    revision: int
+    issued_at: float
+    deadline_at: float
+    why: Why
+    reason: str = ""
+    decision_id: str = ""
+
+
+class Breaker(Value, frozen=True, kw_only=True):
+    """Open: a template revision failed too often in a row; nothing more is bought for it."""
+
+    revision: int
+    opened_at: float
+    cause: Cause
+    failures: int
+    cost_usd: float = 0.0
+
+
+class GroupMemory(Value, frozen=True, kw_only=True):
+    """What was learned about a group on its hardware."""
+
+    revision: int = 1  #: the counts below are about this template revision
+    failed_in_row: int = 0  #: starts that failed since the last success
+    last_failure: Failure | None = None
+    last_phase: Phase | None = None
+    failed_cost_usd: float = 0.0  #: spent on those starts
+    backoff_until_at: float = 0.0
+    breaker: Breaker | None = None
+    starts_ok: float = 0.0  #: decayed counts, for the failure rate
+    starts_failed: float = 0.0
+    boot_new_s: tuple[float, ...] = ()  #: last creations, from command to ready
+    boot_cold_s: tuple[float, ...] = ()  #: last starts from cold
+    perf: float = 0.0  #: units per second of one worker, smoothed over benchmarks; 0: none yet
+    slots: int = 0
+    offer_usd_per_hour: float | None = None
+    offer_storage_usd_per_hour: float = 0.0
+
+
+class HostMemory(Value, frozen=True, kw_only=True):
+    failures: int = 0
+    quarantined_until_at: float = 0.0
+
+
+class Demand(Value, frozen=True, kw_only=True):
+    """How much was asked for, over time."""
+
+    arrived_units: Window
+    arrivals: Window
+    served_units: Window
+    busy_workers_s: Window  #: seconds of a whole worker's slots in use
+    last_activity_at: float = 0.0  #: somebody asked or was served; 0: never
+    sampled_at: float = 0.0  #: busy_workers_s is integrated up to here
+
+
+class Targets(Value, frozen=True, kw_only=True):
+    """What was wanted, over time: the memory behind hysteresis and the cold pool."""
+
+    hot: int = 0
+    hot_since_at: float = 0.0
+    hot_peaks: Window  #: maxima of hot over minutes: scale-down waits for them to pass
+    cold_peaks: Window  #: maxima over hours: what is worth keeping on disk
+
+
+class LastDecision(Value, frozen=True, kw_only=True):
+    """The newest recorded decision, kept whole so that a new leader can finish telling it."""
+
+    decision: Decision
+    decision_hash: str
+    published: bool
+
+
+class EndpointState(Value, frozen=True, kw_only=True):
+    """All that decide() sees of one endpoint. Dicts are never changed in place."""
+
+    endpoint_id: EndpointId
+    format: int = 1
+    at: float = 0.0  #: of the newest observation
+    spec: EndpointSpec | None = None  #: None: unknown or deleted (see `deleted`)
+    deleted: bool = False
+    telemetry: Telemetry = Telemetry.WARMING
+    telemetry_at: float = 0.0
+    workers: dict[WorkerId, WorkerFact] = {}
+    routers: dict[str, RouterFact] = {}
+    demand: Demand
+    targets: Targets
+    groups: dict[GroupId, GroupMemory] = {}
+    hosts: dict[str, HostMemory] = {}
+    intents: dict[CommandId, Intent] = {}
+    overrides: tuple[Override, ...] = ()
+    generation: int = 0  #: of the newest recorded decision; command ids derive from it
+    last: LastDecision | None = None
+    engine: bytes = b""  #: the demand engine's own memory, packed by it; at most 40 KiB
+    engine_format: str = ""  #: name and version of what packed it
+
+
+# --- 3. how it thinks --------------------------------------------------------------------------------------------
+
+
+class Policy(msgspec.Struct, frozen=True, kw_only=True):
+    """The scaler's own constants, equal for all endpoints (what users set per endpoint is ScalingSettings)."""
+
+    name: str = "reactive"
+    version: int = 1
+    mode: Literal["active", "advisory"] = "active"  #: advisory: decisions are recorded, nothing is done
+    installation: str = ""  #: salts worker ids, so two installations at one provider never share one
+    tick_s: float = 2.0
+    look_again_s: float = 2.0
+    # demand
+    window_s: float = 60.0  #: load is averaged over this for going up
+    calm_window_s: float = 300.0  #: and over this too for going down
+    router_fresh_s: float = 5.0  #: a router's gauges count for this long
+    mark_fresh_s: float = 900.0  #: a durable demand mark counts for this long
+    # hysteresis
+    down_hold_s: float = 60.0  #: nothing goes down that was wanted within this time
+    down_band: float = 0.1  #: relative gap between the load that adds a worker and the one that frees it
+    up_tolerance: float = 0.02  #: part of a worker by which load may exceed the pool before one is added
+    # cold pool, where the user sets nothing
+    cold_keep_s: float = 6 * 3600.0  #: as many are kept as were hot at once within this time
+    # starting
+    boot_guess_s: float = 30.0  #: from command to ready, before anything was learned
+    backoff_first_s: float = 5.0
+    backoff_max_s: float = 300.0
+    breaker_failures: int = 3  #: failed starts of one template revision in a row
+    proven_after_s: float = 60.0  #: ready this long: the start was a success
+    host_failures: int = 2  #: on one host, while the template works elsewhere
+    quarantine_s: float = 3600.0
+    surge_workers: int = 1  #: above max_workers is never gone; of an old revision this many make way at once when it is full
+    # ending
+    lost_destroy_s: float = 30.0  #: lost for this long: destroyed
+    ticket_ttl_s: float = 60.0  #: a ticket may arrive this long after it was signed
+    clock_skew_s: float = 5.0
+    drain_deadline_s: float = 900.0
+    command_ttl_s: float = 600.0
+    # talking
+    hold_repeat_s: float = 300.0  #: an unchanged hold is recorded this often
+
+
+# --- 4. what it answers ------------------------------------------------------------------------------------------
+
+
+class Want(msgspec.Struct, frozen=True, kw_only=True):
+    """A demand engine's opinion, before limits: how many hot, how many in all."""
+
+    hot: int
+    total: int  #: hot and cold
+    why: Why
+    sentence: str
+    units_per_s: float | None = None  #: capacity that is needed, when it is known
+    keep_units_per_s: float | None = None  #: capacity below which nothing may be released
+    candidates: tuple[str, ...] = ()  #: what else was considered
+    inputs: tuple[InputRead, ...] = ()
+
+
+class Action(msgspec.Struct, frozen=True, kw_only=True):
+    """One thing to do. `command_id` is set for what goes to the provisioner; drain and undrain are the scaler's own."""
+
+    op: Op
+    worker_id: WorkerId
+    group_id: GroupId
+    why: Why
+    reason: str
+    command_id: CommandId | None = None
+    revision: int = 1
+    then: Then | None = None  #: of a drain: what follows
+    avoid_hosts: tuple[str, ...] = ()
+
+
+class Decision(msgspec.Struct, frozen=True, kw_only=True):
+    """What decide() says. Equal input gives an equal decision, bit for bit: that is what replay verifies."""
+
+    endpoint_id: EndpointId
+    at: float
+    generation: int
+    decision_id: str
+    why: Why
+    sentence: str  #: for people; limits that changed a number have added their part
+    hot_before: int  #: ready + coming + pending, by id
+    hot_wanted: int
+    cold_before: int
+    cold_wanted: int
+    actions: tuple[Action, ...] = ()
+    inputs: tuple[InputRead, ...] = ()
+    candidates: tuple[str, ...] = ()
+    halted: tuple[GroupId, ...] = ()  #: groups whose breaker is open
+    look_again_s: float = 2.0
+    policy: str = ""
+    advisory: bool = False
+    activity: Activity = Activity.ACTIVE
+    engine: bytes | None = None  #: the engine's memory after this decision; None: unchanged
+
+
+class Recorded(msgspec.Struct, frozen=True, kw_only=True):
+    """The whole input of one decide(): the `record` of its event."""
+
+    state: EndpointState
+    policy: Policy
+    now: float
