@@ -164,6 +164,7 @@ class InstanceRecord(Record, frozen=True, kw_only=True):
     state_at: float = 0.0
     starts: int = 0  #: how often it was started
     command_id: CommandId = CommandId("")  #: the last command that touched it
+    commanded_at: float = 0.0  #: issued_at of that command; an older stop or start that arrives late is superseded
     mtoken_sha256: str = ""  #: hash of MASTER_TOKEN, by which Vast's PyWorker reports
     failure: Failure | None = None
 
@@ -223,6 +224,7 @@ class Intent(Record, frozen=True, kw_only=True):
     at: float = 0.0
     epoch: int = 0
     failure: Failure | None = None
+    body: str = ""  #: the command as it was sent, so that a claim whose message expired can still be settled
 
 
 class LeaseRecord(Record, frozen=True, kw_only=True):
