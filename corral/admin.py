@@ -1,0 +1,174 @@
+"""What operators do over HTTP. Dictionaries in Vast's field names, as the router answers them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+from urllib.parse import quote
+
+import aiohttp
+import msgspec
+
+from .body import read_up_to
+from .control import Control, refused, unreachable
+from .errors import NotFound
+from .sse import EventParser
+from .wire import codec, events
+
+Json = dict[str, Any]
+
+
+class Admin:
+    """Each method is one request and raises ApiError or Unreachable."""
+
+    def __init__(self, control: Control) -> None:
+        self._control = control
+
+    # --- endpoints ------------------------------------------------------------------------------------------------
+
+    async def endpoints(self) -> list[Json]:
+        return _results(await self._control.ask("GET", "/api/v0/endptjobs/"))
+
+    async def endpoint(self, name: str) -> Json:
+        """Raises NotFound."""
+        answer: Json = await self._control.ask("GET", f"/api/v1/endpoints/{_part(name)}")
+        return answer
+
+    async def create_endpoint(self, name: str, settings: Mapping[str, Any]) -> int:
+        """The new endpoint's id. Raises Taken, BadRequest."""
+        answer = await self._control.ask("POST", "/api/v0/endptjobs/", body={"endpoint_name": name, **settings})
+        return int(answer["result"])
+
+    async def update_endpoint(self, name: str, settings: Mapping[str, Any]) -> Json:
+        """Change what is named; the rest stays."""
+        endpoint_id = (await self.endpoint(name))["id"]
+        answer: Json = await self._control.ask("PUT", f"/api/v0/endptjobs/{endpoint_id}/", body=dict(settings))
+        return answer
+
+    async def delete_endpoint(self, name: str) -> Json:
+        """Its workers are drained and destroyed."""
+        endpoint_id = (await self.endpoint(name))["id"]
+        answer: Json = await self._control.ask("DELETE", f"/api/v0/endptjobs/{endpoint_id}/")
+        return answer
+
+    # --- worker groups --------------------------------------------------------------------------------------------
+
+    async def groups(self, endpoint: str | None = None) -> list[Json]:
+        found = _results(await self._control.ask("GET", "/api/v0/workergroups/"))
+        return [group for group in found if endpoint is None or group.get("endpoint_name") == endpoint]
+
+    async def group(self, group_id: int) -> Json:
+        """Raises NotFound."""
+        for group in await self.groups():
+            if group.get("id") == group_id:
+                return group
+        raise NotFound(f"no worker group {group_id}", status=404, code="no_group", hint="`corral group list` shows them")
+
+    async def create_group(self, endpoint: str, fields: Mapping[str, Any]) -> int:
+        body = {"endpoint_name": endpoint, "search_params": "", **fields}
+        answer = await self._control.ask("POST", "/api/v0/workergroups/", body=body)
+        return int(answer["id"])
+
+    async def update_group(self, group_id: int, fields: Mapping[str, Any]) -> Json:
+        answer: Json = await self._control.ask("PUT", f"/api/v0/workergroups/{group_id:d}/", body=dict(fields))
+        return answer
+
+    async def delete_group(self, group_id: int) -> Json:
+        answer: Json = await self._control.ask("DELETE", f"/api/v0/workergroups/{group_id:d}/")
+        return answer
+
+    # --- templates ------------------------------------------------------------------------------------------------
+
+    async def templates(self) -> list[Json]:
+        return _results(await self._control.ask("GET", "/api/v1/templates"))
+
+    async def template(self, name: str) -> Json:
+        """Raises NotFound."""
+        answer: Json = await self._control.ask("GET", f"/api/v1/templates/{_part(name)}")
+        return answer
+
+    async def put_template(self, template: Mapping[str, Any]) -> Json:
+        """Create or replace. Groups keep the template they were made with until they are updated."""
+        answer: Json = await self._control.ask("PUT", f"/api/v1/templates/{_part(template['name'])}", body=dict(template))
+        return answer
+
+    async def delete_template(self, name: str) -> Json:
+        answer: Json = await self._control.ask("DELETE", f"/api/v1/templates/{_part(name)}")
+        return answer
+
+    # --- workers --------------------------------------------------------------------------------------------------
+
+    async def workers(self, endpoint: str | None = None) -> list[Json]:
+        params = {"endpoint": endpoint} if endpoint else None
+        return _results(await self._control.ask("GET", "/api/v1/workers", params=params))
+
+    async def worker(self, worker_id: str) -> Json:
+        """Raises NotFound."""
+        answer: Json = await self._control.ask("GET", f"/api/v1/workers/{_part(worker_id)}")
+        return answer
+
+    async def drain_worker(self, worker_id: str) -> Json:
+        """No new requests; what it has is finished."""
+        answer: Json = await self._control.ask("POST", f"/api/v1/workers/{_part(worker_id)}/drain", body={})
+        return answer
+
+    async def destroy_worker(self, worker_id: str) -> Json:
+        answer: Json = await self._control.ask("POST", f"/api/v1/workers/{_part(worker_id)}/destroy", body={})
+        return answer
+
+    async def enroll(self, endpoint: str, group: str, url: str = "") -> Json:
+        """Credentials for a machine that somebody brings: {worker_id, token}. The token is a secret and is shown once."""
+        answer: Json = await self._control.ask("POST", "/api/v1/enroll", body={"endpoint": endpoint, "group": group, "url": url})
+        return answer
+
+    # --- keys -----------------------------------------------------------------------------------------------------
+
+    async def keys(self) -> list[Json]:
+        return _results(await self._control.ask("GET", "/api/v1/keys"))
+
+    async def create_key(self, name: str, role: str = "client", endpoints: tuple[str, ...] = ()) -> Json:
+        """The answer holds the key itself, once."""
+        answer: Json = await self._control.ask(
+            "POST", "/api/v1/keys", body={"name": name, "role": role, "endpoints": list(endpoints)}
+        )
+        return answer
+
+    async def revoke_key(self, key_id: str) -> Json:
+        answer: Json = await self._control.ask("DELETE", f"/api/v1/keys/{_part(key_id)}")
+        return answer
+
+    # --- events ---------------------------------------------------------------------------------------------------
+
+    async def events(
+        self, *, since_at: float | None = None, follow: bool = True, endpoint: str | None = None
+    ) -> AsyncIterator[events.AnyEvent | codec.Unknown]:
+        """What happened, oldest first; with `follow` it goes on until the caller leaves or the router does.
+        Raises ApiError, Unreachable.
+        """
+        params = {"follow": "1" if follow else "0"}
+        if since_at is not None:
+            params["since"] = f"{since_at:.3f}"
+        if endpoint is not None:
+            params["endpoint"] = endpoint
+        parser = EventParser()
+        try:
+            async with self._control.events(params) as response:
+                if response.status != 200:
+                    body, _ = await read_up_to(response.content, 65536)
+                    raise refused(response.status, body, self._control.url)
+                async for piece in response.content.iter_any():
+                    for event in parser.feed(piece):
+                        yield codec.event(event.data.encode())
+        except (aiohttp.ClientError, OSError) as error:
+            raise unreachable(self._control.url, error) from error
+
+
+def _part(text: str) -> str:
+    return quote(text, safe="")
+
+
+def _results(answer: Any) -> list[Json]:
+    """Vast wraps lists in `results`."""
+    if isinstance(answer, dict):
+        answer = answer.get("results", [])
+    return list(msgspec.convert(answer, list[Json]))
