@@ -1,0 +1,96 @@
+"""What people install: two top-level names, and both work beside files that carry our rooms' names."""
+
+import os
+import subprocess
+import sys
+import sysconfig
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+HOSTILE = 'raise RuntimeError("a stranger\'s module was imported instead of ours")\n'
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    out = tmp_path_factory.mktemp("dist")
+    subprocess.run(
+        [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", out, ROOT], check=True, capture_output=True, timeout=120
+    )
+    (built,) = out.glob("*.whl")
+    return built
+
+
+@pytest.fixture(scope="module")
+def installed(wheel, tmp_path_factory):
+    """A fresh environment: our wheel, and everything else borrowed from the one that runs the tests, minus the checkout."""
+    home = tmp_path_factory.mktemp("env")
+    venv.create(home, with_pip=False, symlinks=True)
+    python = home / "bin" / "python"
+    subprocess.run(
+        [sys.executable, "-m", "pip", "--python", python, "install", "-q", "--no-deps", "--no-index", wheel],
+        check=True,
+        capture_output=True,
+        timeout=120,
+    )
+    (site,) = home.glob("lib/python*/site-packages")
+    # A plain path in a .pth is put on sys.path, but .pth files inside it (our own editable install) are not read.
+    (site / "borrowed.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
+    return home
+
+
+@pytest.fixture
+def hostile(tmp_path):
+    """A user's folder with files that carry the names of our rooms."""
+    for name in ("schemas", "router", "runtime", "scaler", "provisioner"):
+        (tmp_path / f"{name}.py").write_text(HOSTILE)
+    return tmp_path
+
+
+def run(installed, cwd, *argv, timeout=60, **env):
+    return subprocess.run(
+        [installed / "bin" / "python", *argv],
+        cwd=cwd,
+        env={"PATH": f"{installed}/bin:{os.environ['PATH']}", "HOME": str(cwd), "PYTHONPATH": str(cwd), **env},
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+
+
+def test_the_wheel_shows_two_names(wheel):
+    names = {name.split("/")[0] for name in zipfile.ZipFile(wheel).namelist()}
+    assert {name for name in names if not name.endswith(".dist-info")} == {"corral", "pyworker"}
+
+
+def test_the_wheel_carries_every_room_and_no_test(wheel):
+    names = zipfile.ZipFile(wheel).namelist()
+    for room in ("schemas", "runtime", "router", "scaler", "provisioner"):
+        assert f"corral/_rooms/{room}/__init__.py" in names
+    assert "pyworker/_schemas/signals.py" in names
+    assert {"corral/py.typed", "pyworker/py.typed"} <= set(names)
+    assert not [n for n in names if "test" in n.lower() or n.startswith(("sim/", "bench/"))]
+
+
+@pytest.mark.parametrize("statement", ["import pyworker; pyworker.Worker", "import corral; corral.Corral"])
+def test_a_library_is_imported_beside_hostile_names(installed, hostile, statement):
+    done = run(installed, hostile, "-c", statement)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_users_own_modules_stay_theirs(installed, tmp_path):
+    (tmp_path / "schemas.py").write_text("MINE = 1\n")
+    done = run(installed, tmp_path, "-c", "import corral, pyworker, schemas; assert schemas.MINE == 1; import sys; assert 'router' not in sys.modules")
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_command_line_answers_from_the_wheel(installed, hostile):
+    done = subprocess.run(
+        [installed / "bin" / "corral", "version"], cwd=hostile, capture_output=True, text=True, timeout=60, check=False, env={"PATH": os.environ["PATH"], "HOME": str(hostile)}
+    )
+    assert done.returncode == 0, done.stderr
+    assert "0.1.0" in done.stdout
