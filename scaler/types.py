@@ -112,6 +112,12 @@ class CommandFailed(Observation, frozen=True, kw_only=True, tag="command_failed"
     failure: Failure
 
 
+class DrainShown(Observation, frozen=True, kw_only=True, tag="drain_shown"):
+    """The record that stops the routers' tickets is stored: the ticket window runs from here."""
+
+    worker_id: WorkerId
+
+
 class DrainTold(Observation, frozen=True, kw_only=True, tag="drain_told"):
     """The worker confirmed a drain or undrain order."""
 
@@ -147,7 +153,8 @@ class PriceSeen(Observation, frozen=True, kw_only=True, tag="price"):
 
 class DecisionTaken(Observation, frozen=True, kw_only=True, tag="decision"):
     """The scaler's own act: folded after each decide(), so that hysteresis and the engine's memory go on. One that acts or
-    says something new is also recorded: it takes the next generation, continues the hash chain and is told as an event."""
+    says something new is also recorded: it takes the next generation, continues the hash chain and is told as an event.
+    """
 
     decision: Decision
     recorded: bool = True
@@ -215,7 +222,20 @@ class Drain(Value, frozen=True, kw_only=True):
     deadline_at: float  #: then it is cut short
     then: Then
     why: Why
+    shown_at: float | None = None  #: when routers could read it
     told: bool = False  #: the worker confirmed
+
+
+class Intent(Value, frozen=True, kw_only=True):
+    """A command that was decided and whose effect is not yet seen. Sent again under the same id until it is, or is dead."""
+
+    command_id: CommandId
+    op: Op
+    issued_at: float
+    deadline_at: float
+    why: Why
+    reason: str = ""
+    decision_id: str = ""
 
 
 class WorkerFact(Value, frozen=True, kw_only=True):
@@ -231,6 +251,8 @@ class WorkerFact(Value, frozen=True, kw_only=True):
     from_cold: bool = False  #: its present start is from a stopped disk
     ready_at: float | None = None
     proven: bool = False  #: its present start counted as a success
+    blamed: bool = False  #: its present start counted as a failure
+    intent: Intent | None = None  #: our newest command for it, until its effect is seen
     # the provider's side
     instance_state: str | None = None  #: None: the provisioner has no record (yet)
     instance_at: float = 0.0
@@ -245,6 +267,7 @@ class WorkerFact(Value, frozen=True, kw_only=True):
     beat_at: float | None = None
     beat_sent_at: float = 0.0
     boot: str = ""
+    old_boot: str = ""  #: of the start before; its late heartbeats say nothing
     seq: int = 0
     url: str = ""
     perf: float = 0.0  #: units per second; 0: not measured
@@ -288,21 +311,6 @@ class Window(Value, frozen=True, kw_only=True):
     values: tuple[float, ...] = ()
 
 
-class Intent(Value, frozen=True, kw_only=True):
-    """A command that was decided and whose effect is not yet seen. Sent again under the same id until it is, or is dead."""
-
-    command_id: CommandId
-    op: Op
-    worker_id: WorkerId
-    group_id: GroupId
-    revision: int
-    issued_at: float
-    deadline_at: float
-    why: Why
-    reason: str = ""
-    decision_id: str = ""
-
-
 class Breaker(Value, frozen=True, kw_only=True):
     """Open: a template revision failed too often in a row; nothing more is bought for it."""
 
@@ -321,10 +329,11 @@ class GroupMemory(Value, frozen=True, kw_only=True):
     last_failure: Failure | None = None
     last_phase: Phase | None = None
     failed_cost_usd: float = 0.0  #: spent on those starts
-    backoff_until_at: float = 0.0
+    backoff_until_at: float = 0.0  #: no start before
     breaker: Breaker | None = None
     starts_ok: float = 0.0  #: decayed counts, for the failure rate
     starts_failed: float = 0.0
+    ready_seen: bool = False  #: a worker of this revision became ready
     boot_new_s: tuple[float, ...] = ()  #: last creations, from command to ready
     boot_cold_s: tuple[float, ...] = ()  #: last starts from cold
     perf: float = 0.0  #: units per second of one worker, smoothed over benchmarks; 0: none yet
@@ -345,6 +354,7 @@ class Demand(Value, frozen=True, kw_only=True):
     arrivals: Window
     served_units: Window
     busy_workers_s: Window  #: seconds of a whole worker's slots in use
+    present_peaks: Window  #: most requests at once, being served or waiting
     last_activity_at: float = 0.0  #: somebody asked or was served; 0: never
     sampled_at: float = 0.0  #: busy_workers_s is integrated up to here
 
@@ -354,7 +364,7 @@ class Targets(Value, frozen=True, kw_only=True):
 
     hot: int = 0
     hot_since_at: float = 0.0
-    hot_peaks: Window  #: maxima of hot over minutes: scale-down waits for them to pass
+    hot_peaks: Window  #: maxima of what load asked for, over minutes: scale-down waits for them to pass
     cold_peaks: Window  #: maxima over hours: what is worth keeping on disk
 
 
@@ -382,11 +392,10 @@ class EndpointState(Value, frozen=True, kw_only=True):
     targets: Targets
     groups: dict[GroupId, GroupMemory] = {}
     hosts: dict[str, HostMemory] = {}
-    intents: dict[CommandId, Intent] = {}
     overrides: tuple[Override, ...] = ()
     generation: int = 0  #: of the newest recorded decision; command ids derive from it
     last: LastDecision | None = None
-    engine: bytes = b""  #: the demand engine's own memory, packed by it; at most 40 KiB
+    engine: bytes = b""  #: the demand engine's own memory, packed by it; at most 32 KiB
     engine_format: str = ""  #: name and version of what packed it
 
 
@@ -438,6 +447,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
 class Want(msgspec.Struct, frozen=True, kw_only=True):
     """A demand engine's opinion, before limits: how many hot, how many in all."""
 
+    asked: int  #: hot workers that load alone asks for now, before any hold
     hot: int
     total: int  #: hot and cold
     why: Why
@@ -473,6 +483,7 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     sentence: str  #: for people; limits that changed a number have added their part
     hot_before: int  #: ready + coming + pending, by id
     hot_wanted: int
+    hot_asked: int  #: what load alone asked for, before holds and limits
     cold_before: int
     cold_wanted: int
     actions: tuple[Action, ...] = ()
