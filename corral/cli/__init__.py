@@ -1,0 +1,1 @@
+"""The command line. Each file is one noun; `command` is how a verb is declared; `show` is how it speaks."""

@@ -1,0 +1,1 @@
+"""`corral up`: the whole control plane on one machine, supervised."""
