@@ -1,0 +1,120 @@
+"""What follows when a worker moves or time passes: starts that succeed, fail, hang; commands nobody carried out."""
+
+from __future__ import annotations
+
+import msgspec
+
+from schemas.reasons import Cause, Phase
+from schemas.records import Failure
+from schemas.states import COMING, WorkerState
+
+from . import learning, lifecycle, traffic
+from .roster import put, without
+from .types import EndpointState, GroupMemory, Policy, Telemetry, WorkerFact
+
+_replace = msgspec.structs.replace
+
+#: After telemetry is back, workers get this long to speak before silence counts against them.
+_SETTLE_S = 5.0
+#: A command's effect may show this long after its deadline.
+_INTENT_GRACE_S = 15.0
+_COST_PER_S = 1.0 / 3600.0
+
+
+def moved(state: EndpointState, before: WorkerFact, after: WorkerFact, at: float, policy: Policy) -> EndpointState:
+    """The state with a worker's new fact, and what its move teaches about its group."""
+    state = put(state, after)
+    if after.state is WorkerState.READY and before.ready_at is None and after.revision >= _memory(state, after).revision:
+        return _learned(state, after, learning.became_ready(_memory(state, after), after, at))
+    if after.state is WorkerState.ERROR and before.state is not WorkerState.ERROR and not (after.proven or after.blamed):
+        failure = after.failure or Failure(cause=Cause.START_CRASH, message="it failed without a word", at=at)
+        phase = failure.phase or lifecycle.phase_of(before.state)
+        return blamed(state, after, _replace(failure, phase=phase), at, policy)
+    return state
+
+
+def blamed(state: EndpointState, worker: WorkerFact, failure: Failure, at: float, policy: Policy) -> EndpointState:
+    """The state after a start failed: counted once per start, against its group and its host."""
+    memory = _memory(state, worker)
+    if worker.worker_id in state.workers:
+        state = put(state, _replace(worker, blamed=True))
+    if worker.blamed or worker.revision < memory.revision:
+        return state
+    cost_usd = worker.usd_per_hour * max(0.0, at - worker.launched_at) * _COST_PER_S
+    phase = failure.phase or Phase.RENT
+    state = _learned(state, worker, learning.start_failed(memory, failure, phase, cost_usd, at, policy))
+    if worker.host:
+        host = learning.host_failed(state.hosts.get(worker.host), at, policy, template_works=memory.ready_seen)
+        state = _replace(state, hosts={**state.hosts, worker.host: host})
+    return state
+
+
+def intent_failed(state: EndpointState, worker: WorkerFact, failure: Failure, at: float, policy: Policy) -> EndpointState:
+    """The state after our command for a worker died. Starting it counts as a failed start; ending it is decided anew."""
+    intent = worker.intent
+    assert intent is not None
+    worker = _replace(worker, intent=None)
+    if intent.op in ("create", "start"):
+        state = blamed(state, worker, failure, at, policy)
+        worker = _replace(worker, blamed=True)
+        if intent.op == "create" and worker.instance_state is None:
+            return without(state, worker.worker_id)
+    return put(state, lifecycle.settled(worker, at))
+
+
+def passed(state: EndpointState, at: float, policy: Policy) -> EndpointState:
+    """The state after time passed. Silence counts only while we hear."""
+    state = traffic.sampled(state, at, policy)
+    if state.telemetry is not Telemetry.LIVE or at - state.telemetry_at < _SETTLE_S:
+        return state
+    for worker in tuple(state.workers.values()):
+        if worker.intent is not None:
+            if at > worker.intent.deadline_at + _INTENT_GRACE_S:
+                waited_s = at - worker.intent.issued_at
+                failure = Failure(
+                    cause=Cause.RENT_FAILED, message=f"{worker.intent.op}: no sign of it after {waited_s:.0f} s", at=at
+                )
+                state = intent_failed(state, worker, failure, at, policy)
+        elif worker.state in COMING:
+            state = _deadline(state, worker, at, policy)
+        elif worker.state is WorkerState.READY and not worker.proven and at - (worker.ready_at or at) >= policy.proven_after_s:
+            state = put(state, _replace(worker, proven=True))
+            memory = _memory(state, worker)
+            if worker.revision >= memory.revision:
+                state = _learned(state, worker, learning.start_proven(memory))
+    return _forgiven(state, at)
+
+
+def _deadline(state: EndpointState, worker: WorkerFact, at: float, policy: Policy) -> EndpointState:
+    timeout_s = _start_timeout_s(state, worker)
+    begin_at = worker.launched_at if worker.ready_at is None else worker.state_at  # it may load again after it was ready
+    if worker.failure is not None or at - begin_at <= timeout_s:
+        return state
+    message = f"{worker.state}: not ready {at - begin_at:.0f} s after its start (start_timeout_s is {timeout_s:.0f})"
+    failure = Failure(cause=Cause.HANG, message=message, phase=lifecycle.phase_of(worker.state), at=at)
+    after = lifecycle.settled(_replace(worker, failure=failure), at)
+    return moved(state, worker, after, at, policy)
+
+
+def _start_timeout_s(state: EndpointState, worker: WorkerFact) -> float:
+    groups = state.spec.groups if state.spec is not None else ()
+    return next((group.start_timeout_s for group in groups if group.id == worker.group_id), 600.0)
+
+
+def _forgiven(state: EndpointState, at: float) -> EndpointState:
+    """Hosts are forgotten a day after their quarantine ended, so the list stays short."""
+    old = [
+        name for name, host in state.hosts.items() if at > host.quarantined_until_at + 86_400.0 and host.quarantined_until_at > 0
+    ]
+    if not old:
+        return state
+    return _replace(state, hosts={name: host for name, host in state.hosts.items() if name not in old})
+
+
+def _memory(state: EndpointState, worker: WorkerFact) -> GroupMemory:
+    known = state.groups.get(worker.group_id)
+    return known if known is not None else GroupMemory(revision=worker.revision)
+
+
+def _learned(state: EndpointState, worker: WorkerFact, memory: GroupMemory) -> EndpointState:
+    return _replace(state, groups={**state.groups, worker.group_id: memory})

@@ -1,0 +1,81 @@
+"""Our own acts, folded like everything else: what was decided is committed from that moment, by id."""
+
+from __future__ import annotations
+
+import msgspec
+
+from schemas.states import WorkerState
+
+from . import lifecycle, window
+from .roster import put
+from .types import Action, Decision, DecisionTaken, Drain, EndpointState, Intent, LastDecision, Policy, WorkerFact
+
+_replace = msgspec.structs.replace
+
+
+def taken(state: EndpointState, observation: DecisionTaken, at: float, policy: Policy) -> EndpointState:
+    """The state after a decision: targets remembered, workers marked, generation counted when it was recorded."""
+    decision = observation.decision
+    if not decision.advisory:
+        for action in decision.actions:
+            state = _acted(state, decision, action, at, policy)
+    targets = state.targets
+    state = _replace(
+        state,
+        targets=_replace(
+            targets,
+            hot=decision.hot_wanted,
+            hot_since_at=targets.hot_since_at if targets.hot == decision.hot_wanted else at,
+            hot_peaks=window.raised(targets.hot_peaks, at, float(decision.hot_asked)),
+            cold_peaks=window.raised(targets.cold_peaks, at, float(decision.hot_wanted)),
+        ),
+        engine=state.engine if decision.engine is None else decision.engine,
+    )
+    if not observation.recorded:
+        return state
+    last = LastDecision(decision=decision, decision_hash=observation.decision_hash, published=observation.published)
+    return _replace(state, generation=decision.generation, last=last)
+
+
+def _acted(state: EndpointState, decision: Decision, action: Action, at: float, policy: Policy) -> EndpointState:
+    worker = state.workers.get(action.worker_id)
+    if action.op == "create":
+        worker = WorkerFact(
+            worker_id=action.worker_id,
+            group_id=action.group_id,
+            revision=action.revision,
+            state=WorkerState.PENDING,
+            state_at=at,
+            created_at=at,
+            launched_at=at,
+            intent=_intent(decision, action, at, policy),
+        )
+        return put(state, worker)
+    if worker is None:
+        return state
+    match action.op:
+        case "drain":
+            then = action.then or "stop"
+            drain = Drain(since_at=at, deadline_at=at + policy.drain_deadline_s, then=then, why=action.why)
+            worker = _replace(worker, drain=drain)
+        case "undrain":
+            worker = _replace(worker, drain=None)
+        case "start":
+            worker = lifecycle.relaunched(worker, at, from_cold=True)
+            worker = _replace(worker, intent=_intent(decision, action, at, policy))
+        case _:
+            worker = _replace(worker, intent=_intent(decision, action, at, policy))
+    return put(state, lifecycle.settled(worker, at))
+
+
+def _intent(decision: Decision, action: Action, at: float, policy: Policy) -> Intent:
+    assert action.command_id is not None, f"{action.op} is the provisioner's work and needs a command id"
+    return Intent(
+        command_id=action.command_id,
+        op=action.op,
+        issued_at=at,
+        deadline_at=at + policy.command_ttl_s,
+        why=action.why,
+        reason=action.reason,
+        decision_id=decision.decision_id,
+    )

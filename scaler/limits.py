@@ -1,0 +1,147 @@
+"""The user's settings are law. Each limit is a plain function Want -> Want; one that changes a number says so in the sentence.
+
+Order, weakest first, so that the later word wins: the endpoint's rest (idle), floors (in flight, never zero, min_load,
+schedule and override floors), the cold pool's floors, override ceiling, max_workers.
+"""
+
+from __future__ import annotations
+
+from math import ceil
+
+import msgspec
+
+from schemas.reasons import Why
+from schemas.states import WorkerState
+
+from . import capacity, traffic
+from .roster import Roster
+from .types import EndpointState, Policy, Want
+
+_replace = msgspec.structs.replace
+
+#: Past the point of cheap return: what is this far on its way becomes ready before the endpoint may rest.
+_UNDER_WAY = frozenset({WorkerState.LOADING, WorkerState.MODEL_LOADING, WorkerState.BENCHMARKING, WorkerState.STARTING})
+
+
+class Limited(msgspec.Struct, frozen=True):
+    """What limits look at."""
+
+    state: EndpointState
+    policy: Policy
+    now: float
+    roster: Roster
+
+
+def apply(wanted: Want, state: EndpointState, policy: Policy, now: float) -> Want:
+    """The wish within the law."""
+    limited = Limited(state, policy, now, Roster(state))
+    for limit in (_rest, _present, _min_load, _overrides_up, _cold_pool, _overrides_down, _max_workers):
+        wanted = limit(wanted, limited)
+    return wanted
+
+
+def idle_since_at(state: EndpointState, roster: Roster) -> float:
+    """When the endpoint fell silent: after the last request, and not before the newest worker could serve one."""
+    ready = [worker.ready_at for worker in roster.ready if worker.ready_at is not None]
+    begin = state.spec.created_at if state.spec is not None else 0.0
+    return max(state.demand.last_activity_at, begin, max(ready, default=0.0))
+
+
+def _rest(wanted: Want, limited: Limited) -> Want:
+    """inactivity_timeout: None and positive wait that long, 0 rests at once, negative never rests."""
+    state, roster = limited.state, limited.roster
+    assert state.spec is not None
+    timeout_s = state.spec.settings.inactivity_timeout_s()
+    if timeout_s is None:
+        return _at_least(wanted, 1, Why.MIN_WORKERS, "inactivity_timeout is negative: at least 1 stays hot")
+    if traffic.present(state, limited.now, limited.policy).requests or not roster.hot:
+        return wanted
+    under_way = any(worker.state in _UNDER_WAY for worker in roster.coming)
+    if under_way and state.demand.last_activity_at > 0:
+        return _at_least(wanted, 1, Why.DEMAND_WAITING, "a worker is nearly there: it may become ready first")
+    silent_s = limited.now - idle_since_at(state, roster)
+    if silent_s < timeout_s:
+        text = f"last request {silent_s:.0f} s ago, inactivity_timeout is {timeout_s:.0f} s: 1 stays hot"
+        return _at_least(wanted, 1, Why.STEADY, text)
+    if wanted.hot == 0 and wanted.asked == 0:
+        return _replace(
+            wanted, why=Why.IDLE, sentence=f"no request for {silent_s:.0f} s (inactivity_timeout is {timeout_s:.0f} s)"
+        )
+    text = f"{wanted.sentence}; no request for {silent_s:.0f} s (inactivity_timeout is {timeout_s:.0f} s): 0"
+    return _replace(wanted, hot=0, asked=0, why=Why.IDLE, sentence=text)
+
+
+def _present(wanted: Want, limited: Limited) -> Want:
+    if traffic.present(limited.state, limited.now, limited.policy).requests:
+        return _at_least(wanted, 1, Why.DEMAND_WAITING, "requests are here: at least 1")
+    return wanted
+
+
+def _min_load(wanted: Want, limited: Limited) -> Want:
+    assert limited.state.spec is not None
+    units_per_s = limited.state.spec.settings.min_load
+    if units_per_s <= 0:
+        return wanted
+    floor = _count_for(units_per_s, limited)
+    return _at_least(wanted, floor, Why.MIN_LOAD, f"min_load {units_per_s:.4g}/s: at least {floor} hot")
+
+
+def _overrides_up(wanted: Want, limited: Limited) -> Want:
+    for override in limited.state.overrides:
+        if override.hot_min is not None and override.expires_at > limited.now:
+            text = f"{override.owner} asks for at least {override.hot_min} ({override.reason or 'no reason given'})"
+            wanted = _at_least(wanted, override.hot_min, Why.MANUAL, text)
+    return wanted
+
+
+def _cold_pool(wanted: Want, limited: Limited) -> Want:
+    """Explicit settings replace what was learned about the cold pool; cold_workers is a floor in any case."""
+    state = limited.state
+    assert state.spec is not None
+    settings = state.spec.settings
+    total = max(wanted.total, wanted.hot)
+    parts = []
+    if settings.cold_mult is not None or settings.min_cold_load is not None:
+        active = wanted.units_per_s * settings.target_util if wanted.units_per_s is not None else 0.0
+        by_mult = _count_for(active * settings.cold_mult, limited) if settings.cold_mult else 0
+        by_load = _count_for(settings.min_cold_load, limited) if settings.min_cold_load else 0
+        total = max(wanted.hot, by_mult, by_load)
+        if total > wanted.hot:
+            parts.append(f"cold_mult and min_cold_load ask for {total} in all")
+    if settings.cold_workers is not None and settings.cold_workers > total:
+        total = settings.cold_workers
+        parts.append(f"cold_workers: {total} in all")
+    return _replace(wanted, total=total, sentence="; ".join([wanted.sentence, *parts]))
+
+
+def _overrides_down(wanted: Want, limited: Limited) -> Want:
+    for override in limited.state.overrides:
+        if override.hot_max is not None and override.expires_at > limited.now and wanted.hot > override.hot_max:
+            text = (
+                f"{wanted.sentence}; {override.owner} allows at most {override.hot_max} ({override.reason or 'no reason given'})"
+            )
+            wanted = _replace(wanted, hot=override.hot_max, why=Why.MANUAL, sentence=text)
+    return wanted
+
+
+def _max_workers(wanted: Want, limited: Limited) -> Want:
+    assert limited.state.spec is not None
+    ceiling = limited.state.spec.settings.max_workers
+    if wanted.hot <= ceiling and wanted.total <= ceiling:
+        return wanted
+    capped = _replace(wanted, hot=min(wanted.hot, ceiling), total=min(wanted.total, ceiling))
+    if wanted.hot <= ceiling:
+        return capped
+    return _replace(capped, why=Why.MAX_WORKERS, sentence=f"{wanted.sentence}; max_workers allows {ceiling}")
+
+
+def _count_for(units_per_s: float, limited: Limited) -> int:
+    """Workers that do this much; while no perf is known one is started to be measured."""
+    perf = capacity.reference_perf(limited.state, limited.roster.hot)
+    return max(1, ceil(units_per_s / perf - 1e-9)) if perf is not None else 1
+
+
+def _at_least(wanted: Want, floor: int, why: Why, text: str) -> Want:
+    if wanted.hot >= floor:
+        return wanted
+    return _replace(wanted, hot=floor, total=max(wanted.total, floor), why=why, sentence=f"{wanted.sentence}; {text}")

@@ -1,0 +1,199 @@
+"""The reactive engine: how many hot workers the load asks for, by what is measured now and was in the last minutes.
+
+    by load      arrived units/s over a minute / target_util / perf           what the endpoint's settings mean
+    by use       whole workers' worth of busy slots / target_util             holds where costs are guessed wrong
+    by queue     load + backlog / (time until help could be there)            only when waits exceed target_queue_time
+    at least 1   while anybody is here
+
+The largest wins, but never more workers than requests were here at once: a request uses one worker.
+Down is slower than up: only when the load of the last minute and of the last five, with a margin, fits fewer, and nothing asked
+for more during `down_hold_s`. So constant load never flaps.
+"""
+
+from __future__ import annotations
+
+from math import ceil
+
+import msgspec
+
+from schemas.events import InputRead
+from schemas.reasons import Why
+
+from . import capacity, learning, traffic, window
+from .roster import Roster
+from .types import EndpointState, Policy, Want
+
+
+class _Signal(msgspec.Struct, frozen=True):
+    """What is measured. None: not yet."""
+
+    here: traffic.Present
+    load_units_per_s: float | None
+    calm_units_per_s: float | None
+    busy_workers: float | None
+    calm_busy_workers: float | None
+    most_present: float
+    perf: float | None
+    capacity_units_per_s: float
+    lead_s: float
+
+
+def want(state: EndpointState, policy: Policy, now: float) -> Want:
+    """The engine's opinion. Monotone in load; never above what `limits` would allow only by chance, so apply those after."""
+    assert state.spec is not None
+    roster = Roster(state)
+    signal = _measure(state, roster, policy, now)
+    asked, why, sentence, candidates = _ask(state, roster, signal, policy)
+    committed = len(roster.hot)
+    hot = asked
+    if asked < committed:
+        floor, held_by = _keep(state, signal, policy, now)
+        hot = min(committed, max(asked, floor))
+        if hot > asked:
+            sentence, why = f"{sentence}; {hot} kept: {held_by}", Why.STEADY if hot == committed else Why.LOAD_DOWN
+    elif asked == committed:
+        why = Why.STEADY
+    units = None if signal.load_units_per_s is None else signal.load_units_per_s / state.spec.settings.target_util
+    kept_cold = window.peak(state.targets.cold_peaks, now, policy.cold_keep_s)
+    return Want(
+        asked=asked,
+        hot=hot,
+        total=max(hot, int(kept_cold)),
+        why=why,
+        sentence=sentence,
+        units_per_s=units,
+        candidates=candidates,
+        inputs=_inputs(state, roster, signal, now),
+    )
+
+
+def _measure(state: EndpointState, roster: Roster, policy: Policy, now: float) -> _Signal:
+    demand = state.demand
+    perf = capacity.reference_perf(state, roster.hot)
+    over_s = _averaging_s(state, roster, perf, policy, now)
+    arrived = window.mean_per_s(demand.arrived_units, now, over_s)
+    served = window.mean_per_s(demand.served_units, now, policy.window_s)
+    known = [rate for rate in (arrived, served) if rate is not None]
+    calm = window.mean_per_s(demand.arrived_units, now, policy.calm_window_s)
+    return _Signal(
+        here=traffic.present(state, now, policy),
+        load_units_per_s=max(known) if known else None,
+        calm_units_per_s=calm,
+        busy_workers=window.mean_per_s(demand.busy_workers_s, now, policy.window_s),
+        calm_busy_workers=window.mean_per_s(demand.busy_workers_s, now, policy.calm_window_s),
+        most_present=window.peak(demand.present_peaks, now, policy.calm_window_s),
+        perf=perf,
+        capacity_units_per_s=capacity.total(state, roster.hot, perf) if perf else 0.0,
+        lead_s=_lead_s(state, roster, policy),
+    )
+
+
+def _ask(state: EndpointState, roster: Roster, signal: _Signal, policy: Policy) -> tuple[int, Why, str, tuple[str, ...]]:
+    """How many the load asks for now, why, in words, and what else was considered."""
+    assert state.spec is not None
+    settings = state.spec.settings
+    here, perf = signal.here, signal.perf
+    opinions: list[tuple[int, Why, str]] = []
+    load = signal.load_units_per_s or 0.0
+    if perf is not None and load > 0:
+        count = capacity.workers_for(load / settings.target_util, perf, policy.up_tolerance)
+        opinions.append(
+            (count, Why.LOAD_UP, f"load {load:.4g}/s at {perf:.4g}/s per worker and {settings.target_util:.0%} use: {count}")
+        )
+    if signal.busy_workers:
+        count = max(0, ceil(signal.busy_workers / settings.target_util - policy.up_tolerance))
+        opinions.append(
+            (count, Why.LOAD_UP, f"{signal.busy_workers:.2f} workers' slots busy at {settings.target_util:.0%} use: {count}")
+        )
+    waited_s = max(here.oldest_wait_s, here.oldest_queued_s)
+    backlog = here.waiting_units + here.queued_units
+    expected_s = backlog / signal.capacity_units_per_s if signal.capacity_units_per_s > 0 else 0.0
+    late = max(waited_s, expected_s) > settings.target_queue_time
+    if late and perf is not None:
+        clear_s = max(settings.target_queue_time, signal.lead_s, 1.0)
+        count = max(1, capacity.workers_for(load + backlog / clear_s, perf, policy.up_tolerance))
+        opinions.append((count, Why.QUEUE_TIME, f"{backlog:.4g} units wait, to be gone in {clear_s:.0f} s: {count}"))
+    if waited_s > settings.target_queue_time and roster.ready and not roster.coming:
+        count = len(roster.hot) + 1
+        opinions.append(
+            (
+                count,
+                Why.QUEUE_TIME,
+                f"a request waits {waited_s:.1f} s (target {settings.target_queue_time:.3g} s): one more, {count}",
+            )
+        )
+    if here.waiting and not roster.ready:
+        opinions.append((1, Why.DEMAND_WAITING, f"{here.waiting} requests wait and no worker is ready: at least 1"))
+    elif here.requests:
+        opinions.append((1, Why.LOAD_UP, f"{here.requests} requests are here: at least 1"))
+    if not opinions:
+        return 0, Why.LOAD_DOWN, "no load", ()
+    count, why, sentence = max(opinions, key=lambda opinion: opinion[0])
+    most = max(int(signal.most_present), here.requests, 1)
+    if count > most:
+        sentence, count = f"{sentence}; at most {most} requests were here at once", most
+    if why is Why.LOAD_UP and not roster.ready and here.waiting:
+        why = Why.DEMAND_WAITING
+    if why is Why.LOAD_UP and count < len(roster.hot):
+        why = Why.LOAD_DOWN
+    return count, why, sentence, tuple(text for _, _, text in opinions)
+
+
+def _keep(state: EndpointState, signal: _Signal, policy: Policy, now: float) -> tuple[int, str]:
+    """How many to keep although fewer are asked for, and why."""
+    assert state.spec is not None
+    util = state.spec.settings.target_util
+    most = max(int(signal.most_present), signal.here.requests, 1)
+    load = max(signal.load_units_per_s or 0.0, signal.calm_units_per_s or 0.0) * (1 + policy.down_band)
+    busy = max(signal.busy_workers or 0.0, signal.calm_busy_workers or 0.0) * (1 + policy.down_band)
+    by_load = capacity.workers_for(load / util, signal.perf, policy.up_tolerance) if signal.perf is not None else 0
+    by_busy = max(0, ceil(busy / util - policy.up_tolerance))
+    by_calm = min(max(by_load, by_busy), most)
+    by_hold = int(window.peak(state.targets.hot_peaks, now, policy.down_hold_s))
+    if by_hold >= by_calm:
+        return by_hold, f"asked for within {policy.down_hold_s:.0f} s"
+    return by_calm, f"load of the last {policy.calm_window_s:.0f} s with a margin"
+
+
+def _averaging_s(state: EndpointState, roster: Roster, perf: float | None, policy: Policy, now: float) -> float:
+    """Long requests come seldom: average over at least two service times, or one of them would look like a flood."""
+    if perf is None:
+        return policy.window_s
+    demand = state.demand
+    arrivals = window.mean_per_s(demand.arrivals, now, policy.calm_window_s)
+    units = window.mean_per_s(demand.arrived_units, now, policy.calm_window_s)
+    if not arrivals or not units:
+        return policy.window_s
+    slots = [worker.slots for worker in roster.hot if worker.slots > 0]
+    service_s = units / arrivals / perf * (sum(slots) / len(slots) if slots else 1.0)
+    return min(max(policy.window_s, 2 * service_s), policy.calm_window_s)
+
+
+def _lead_s(state: EndpointState, roster: Roster, policy: Policy) -> float:
+    """When help could be there: the fastest start that is open to us."""
+    cold = {worker.group_id for worker in roster.cold}
+    leads = [
+        learning.boot_s(memory, from_cold=group_id in cold, guess_s=policy.boot_guess_s)
+        for group_id, memory in state.groups.items()
+    ]
+    return min(leads, default=policy.boot_guess_s)
+
+
+def _inputs(state: EndpointState, roster: Roster, signal: _Signal, now: float) -> tuple[InputRead, ...]:
+    here = signal.here
+    router_age_s = min((now - router.seen_at for router in state.routers.values() if router.seen_at), default=None)
+    beats = [now - worker.beat_at for worker in roster.hot if worker.beat_at is not None]
+    beat_age_s = max(beats, default=None)
+    return (
+        InputRead(name="load", value=signal.load_units_per_s, age_s=router_age_s, unit="units/s"),
+        InputRead(name="load_5m", value=signal.calm_units_per_s, age_s=router_age_s, unit="units/s"),
+        InputRead(name="busy", value=signal.busy_workers, age_s=beat_age_s, unit="workers"),
+        InputRead(name="perf", value=signal.perf, age_s=beat_age_s, unit="units/s per worker"),
+        InputRead(name="waiting", value=float(here.waiting), age_s=router_age_s, unit="requests"),
+        InputRead(name="inflight", value=float(here.inflight), age_s=beat_age_s, unit="requests"),
+        InputRead(name="queued", value=float(here.queued), age_s=beat_age_s, unit="requests"),
+        InputRead(name="oldest_wait", value=max(here.oldest_wait_s, here.oldest_queued_s), age_s=router_age_s, unit="s"),
+        InputRead(name="ready", value=float(len(roster.ready) + len(roster.brought_ready)), age_s=beat_age_s, unit="workers"),
+        InputRead(name="coming", value=float(len(roster.coming)), unit="workers"),
+        InputRead(name="lead", value=signal.lead_s, unit="s"),
+    )

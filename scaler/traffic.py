@@ -1,0 +1,154 @@
+"""What is asked and served, folded into windows. Counters are totals since a boot, so only differences count and a lost
+message loses nothing; gauges count while they are fresh.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from schemas.records import DemandMark
+from schemas.signals import DemandReport
+from schemas.states import WorkerState
+
+from . import window
+from .types import EndpointState, Liveness, Policy, RouterFact, Telemetry, WorkerFact
+
+_replace = msgspec.structs.replace
+
+_SERVING = frozenset({WorkerState.READY, WorkerState.DRAINING})
+_FORGET_ROUTER_S = 60.0
+
+
+class Present(msgspec.Struct, frozen=True):
+    """Requests that are here now."""
+
+    waiting: int = 0  #: at the routers, with no worker
+    waiting_units: float = 0.0
+    oldest_wait_s: float = 0.0
+    inflight: int = 0
+    queued: int = 0  #: in workers' own queues
+    queued_units: float = 0.0
+    oldest_queued_s: float = 0.0
+    reserved_units: float = 0.0
+
+    @property
+    def requests(self) -> int:
+        return self.waiting + self.inflight + self.queued
+
+
+def present(state: EndpointState, now: float, policy: Policy) -> Present:
+    """What is here now, as far as fresh reports and heartbeats tell."""
+    waiting, waiting_units, oldest_wait_s, reserved = 0, 0.0, 0.0, 0.0
+    for router in state.routers.values():
+        if now - router.seen_at <= policy.router_fresh_s:
+            waiting += router.waiting
+            waiting_units += router.waiting_units
+            reserved += router.reserved_units
+            if router.waiting:
+                oldest_wait_s = max(oldest_wait_s, router.oldest_wait_s + now - router.seen_at)
+        elif router.marked_at is not None and now - router.marked_at <= policy.mark_fresh_s:
+            waiting += 1
+            waiting_units += router.mark_units
+            oldest_wait_s = max(oldest_wait_s, now - router.marked_at)
+    inflight, queued, queued_units, oldest_queued_s = 0, 0, 0.0, 0.0
+    for worker in state.workers.values():
+        if worker.state in _SERVING and worker.liveness is not Liveness.LOST:
+            inflight += worker.inflight
+            queued += worker.queued
+            oldest_queued_s = max(oldest_queued_s, worker.oldest_queued_s)
+            here = worker.inflight + worker.queued
+            queued_units += worker.load_units * worker.queued / here if here else 0.0
+    return Present(
+        waiting=waiting,
+        waiting_units=waiting_units,
+        oldest_wait_s=oldest_wait_s,
+        inflight=inflight,
+        queued=queued,
+        queued_units=queued_units,
+        oldest_queued_s=oldest_queued_s,
+        reserved_units=reserved,
+    )
+
+
+def reported(state: EndpointState, report: DemandReport, at: float) -> EndpointState:
+    """The state after a router's report."""
+    known = state.routers.get(report.router)
+    if known is not None and known.boot == report.boot and report.seq <= known.seq:
+        return state
+    arrivals, units = 0, 0.0
+    if known is not None and known.boot == report.boot:
+        arrivals, units = report.arrivals_total - known.arrivals_total, report.arrived_units_total - known.arrived_units_total
+    elif known is not None or state.telemetry is Telemetry.LIVE:
+        arrivals, units = report.arrivals_total, report.arrived_units_total  # it began while we listened
+    router = RouterFact(
+        boot=report.boot,
+        seq=report.seq,
+        seen_at=at,
+        arrivals_total=report.arrivals_total,
+        arrived_units_total=report.arrived_units_total,
+        waiting=report.waiting,
+        waiting_units=report.waiting_units,
+        oldest_wait_s=report.oldest_wait_s,
+        reserved_units=report.reserved_units,
+        marked_at=None if known is None else known.marked_at,
+        mark_units=0.0 if known is None else known.mark_units,
+    )
+    demand = state.demand
+    if arrivals > 0:
+        demand = _replace(
+            demand,
+            arrivals=window.added(demand.arrivals, at, float(arrivals)),
+            arrived_units=window.added(demand.arrived_units, at, max(units, 0.0)),
+        )
+    if arrivals > 0 or report.waiting > 0:
+        demand = _replace(demand, last_activity_at=at)
+    return _replace(state, routers={**state.routers, report.router: router}, demand=demand)
+
+
+def marked(state: EndpointState, name: str, mark: DemandMark | None, at: float) -> EndpointState:
+    """The state after a router's durable mark changed."""
+    known = state.routers.get(name)
+    if mark is None:
+        if known is None:
+            return state
+        return _replace(state, routers={**state.routers, name: _replace(known, marked_at=None, mark_units=0.0)})
+    router = _replace(known or RouterFact(boot=""), marked_at=mark.waiting_since_at, mark_units=mark.cost)
+    return _replace(state, routers={**state.routers, name: router}, demand=_replace(state.demand, last_activity_at=at))
+
+
+def heard(state: EndpointState, before: WorkerFact, after: WorkerFact, at: float) -> EndpointState:
+    """The state's demand after a worker spoke: work served, and whether it was busy at all."""
+    demand = state.demand
+    if before.boot == after.boot and after.served_units_total > before.served_units_total:
+        served = after.served_units_total - before.served_units_total
+        demand = _replace(demand, served_units=window.added(demand.served_units, at, served))
+    if after.busy_at > before.busy_at:
+        demand = _replace(demand, last_activity_at=at)
+    return state if demand is state.demand else _replace(state, demand=demand)
+
+
+def sampled(state: EndpointState, at: float, policy: Policy) -> EndpointState:
+    """The state after time passed: how busy workers were meanwhile, how many requests were here at once."""
+    demand = state.demand
+    elapsed_s = min(max(at - demand.sampled_at, 0.0), 5 * policy.tick_s)
+    busy = sum(
+        min(1.0, worker.inflight / max(worker.slots, 1))
+        for worker in state.workers.values()
+        if worker.state in _SERVING and worker.inflight > 0 and worker.liveness is Liveness.ALIVE
+    )
+    here = present(state, at, policy)
+    routers = state.routers
+    silent = [name for name, r in routers.items() if r.marked_at is None and at - r.seen_at > _FORGET_ROUTER_S]
+    if silent:
+        routers = {name: router for name, router in routers.items() if name not in silent}
+    busy_workers_s = demand.busy_workers_s
+    if elapsed_s > 0:
+        busy_workers_s = window.added(busy_workers_s, at, busy * elapsed_s)
+    demand = _replace(
+        demand,
+        sampled_at=at,
+        busy_workers_s=busy_workers_s,
+        present_peaks=window.raised(demand.present_peaks, at, float(here.requests)),
+        last_activity_at=at if here.requests > 0 else demand.last_activity_at,
+    )
+    return _replace(state, demand=demand, routers=routers)

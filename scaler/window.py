@@ -1,0 +1,67 @@
+"""Sums and maxima over the recent past, in equal buckets of time. Bounded, and a value like everything else.
+
+Bucket k covers [k * bucket_s, (k + 1) * bucket_s). A reader asks for the last `over_s` seconds and gets the newest, still
+filling bucket and as many full ones as make up that time.
+"""
+
+from __future__ import annotations
+
+from math import ceil
+
+import msgspec
+
+from .types import Window
+
+_replace = msgspec.structs.replace
+
+
+def fresh(bucket_s: float, size: int, at: float) -> Window:
+    """An empty window of `size` buckets; what was before `at` is unknown, not zero."""
+    return Window(bucket_s=bucket_s, size=size, last=int(at // bucket_s), since_at=at, values=(0.0,) * size)
+
+
+def advanced(window: Window, at: float) -> Window:
+    """The window with its newest bucket at `at`; time that passed in between counts as zero. Never goes back."""
+    steps = int(at // window.bucket_s) - window.last
+    if steps <= 0:
+        return window
+    kept = window.values[steps:] if steps < window.size else ()
+    return _replace(window, last=window.last + steps, values=kept + (0.0,) * (window.size - len(kept)))
+
+
+def added(window: Window, at: float, amount: float) -> Window:
+    """The window with `amount` more in its newest bucket."""
+    moved = advanced(window, at)
+    return _replace(moved, values=(*moved.values[:-1], moved.values[-1] + amount))
+
+
+def raised(window: Window, at: float, value: float) -> Window:
+    """The window whose newest bucket is at least `value`."""
+    moved = advanced(window, at)
+    if moved.values[-1] >= value:
+        return moved
+    return _replace(moved, values=(*moved.values[:-1], value))
+
+
+def mean_per_s(window: Window, at: float, over_s: float) -> float | None:
+    """Average rate over the last `over_s` seconds, or since measuring began if that is later.
+
+    None while less than one bucket was measured: a rate over an instant would be noise.
+    """
+    moved = advanced(window, at)
+    count = _buckets(moved, over_s)
+    begin_at = max((moved.last - count + 1) * moved.bucket_s, moved.since_at)
+    elapsed_s = at - begin_at
+    if at - moved.since_at < moved.bucket_s or elapsed_s <= 0:
+        return None
+    return sum(moved.values[-count:]) / elapsed_s
+
+
+def peak(window: Window, at: float, over_s: float) -> float:
+    """The highest bucket of the last `over_s` seconds; 0 when nothing was put in."""
+    moved = advanced(window, at)
+    return max(moved.values[-_buckets(moved, over_s) :])
+
+
+def _buckets(window: Window, over_s: float) -> int:
+    return min(window.size, max(1, ceil(over_s / window.bucket_s) + 1))
