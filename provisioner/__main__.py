@@ -1,0 +1,121 @@
+"""python -m provisioner [--stop-workers]
+
+Without arguments: work commands until SIGTERM. Workers go on when the provisioner ends, unless
+PROVISIONER_STOP_WORKERS_ON_EXIT is true. With --stop-workers: stop all local workers to cold, write it down, and end.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import platform
+import random
+import sys
+import time
+from pathlib import Path
+
+import structlog
+
+from runtime import logs, settings
+from runtime.errors import CorralError, SettingsError
+from runtime.keyring import WorkerMinter
+from runtime.nats_bus import NatsBus, NatsSettings, connect
+from runtime.serve import serve
+
+from .bundles import Bundles
+from .provider import Provider
+from .providers.external import ExternalProvider
+from .providers.process import Folder, ProcessProvider, ProcessSettings
+from .reconcile import Rhythm
+from .settings import ProvisionerSettings
+from .wiring import provisioner
+
+log = structlog.get_logger()
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m provisioner", description="Starts, stops and destroys workers.")
+    parser.add_argument("--stop-workers", action="store_true", help="stop all local workers to cold and end")
+    options = parser.parse_args(arguments)
+    logs.setup("provisioner")
+    try:
+        mine = settings.load(ProvisionerSettings, os.environ, "PROVISIONER_")
+        nats = settings.load(NatsSettings, os.environ, "CORRAL_NATS_")
+        asyncio.run(_run(mine, nats, stop_workers=options.stop_workers))
+    except CorralError as error:
+        print(f"provisioner: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+async def _run(mine: ProvisionerSettings, nats: NatsSettings, *, stop_workers: bool) -> None:
+    folder = Folder(Path(mine.state_dir))
+    with folder.locked():
+        bundles = Bundles(
+            minter=_minter(mine),
+            nats_urls=mine.worker_nats_urls,
+            control_url=mine.control_url,
+            ttl_s=mine.worker_credentials_ttl_s,
+            now=time.time,
+        )
+        local = ProcessProvider(
+            folder=folder, settings=_process_settings(mine), bundles=bundles, now=time.time, environ=os.environ
+        )
+        async with connect(nats) as bus:
+            service = provisioner(
+                bus=bus,
+                streams=bus,
+                providers=_providers(mine, bus, local),
+                bundles=bundles,
+                now=time.time,
+                rng=random.Random(),
+                rhythm=Rhythm(every_s=mine.reconcile_every_s, orphan_grace_s=mine.orphan_grace_s),
+            )
+            if not stop_workers:
+                await serve(service)
+            if stop_workers or mine.stop_workers_on_exit:
+                stopped = await local.stop_all()
+                await service.reconcile_once()
+                log.info("local_workers_stopped", workers=len(stopped))
+
+
+def _providers(mine: ProvisionerSettings, bus: NatsBus, local: ProcessProvider) -> dict[str, Provider]:
+    known: dict[str, Provider] = {"process": local, "external": ExternalProvider(bus)}
+    unknown = [name for name in mine.providers if name not in known]
+    if unknown:
+        raise SettingsError(f"PROVISIONER_PROVIDERS: no provider {', '.join(unknown)}", f"choose from {', '.join(known)}")
+    return {name: known[name] for name in mine.providers}
+
+
+def _process_settings(mine: ProvisionerSettings) -> ProcessSettings:
+    try:
+        span = mine.port_span()
+    except ValueError as error:
+        raise SettingsError(f"PROVISIONER_PROCESS_PORTS: {error}", "for example 20000-29999") from error
+    return ProcessSettings(
+        control_url=mine.control_url,
+        public_host=mine.process_host,
+        host=platform.node(),
+        port_span=span,
+        max_workers=mine.process_max_workers,
+        log_limit_bytes=mine.process_log_limit_bytes,
+        pass_environment=mine.process_pass_env,
+    )
+
+
+def _minter(mine: ProvisionerSettings) -> WorkerMinter | None:
+    if not mine.worker_signing_seed_file:
+        return None
+    try:
+        account = Path(mine.nats_account).read_text() if os.sep in mine.nats_account else mine.nats_account
+        return WorkerMinter(Path(mine.worker_signing_seed_file).read_text(), account)
+    except (OSError, ValueError) as error:
+        raise SettingsError(
+            f"PROVISIONER_WORKER_SIGNING_SEED_FILE or PROVISIONER_NATS_ACCOUNT: {error}",
+            "they are roles/worker.seed and cp.public in the directory of NATS keys",
+        ) from error
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,245 @@
+"""Carries out one command, from whatever point an earlier attempt reached, to its end: a fact, a refusal or a dead letter.
+
+    claim by CAS -> record "moving" -> provider -> record settled -> event -> intent done -> (the caller acknowledges)
+
+A crash after any of these arrows is mended by the same walk: what is already there is found and not done again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+
+import msgspec
+import structlog
+
+from schemas.commands import AnyCommand, CreateWorker, DestroyWorker, RebootWorker, StartWorker, StopWorker, op_of
+from schemas.ids import WorkerId
+from schemas.reasons import Cause
+from schemas.records import Failure, InstanceRecord, Intent
+
+from . import facts, instances, plan
+from .facts import Herald
+from .plan import Bury, Call, Claim, Finish, Patience, Refuse, RetryIn, Settled
+from .provider import Machine, Order, Permanent, Provider, Transient
+from .store import Known, Store
+
+log = structlog.get_logger()
+
+
+class Ended(msgspec.Struct, frozen=True):
+    """Carried out, refused, or settled before: acknowledge."""
+
+
+class Dead(msgspec.Struct, frozen=True):
+    """Its dead letter is out: terminate."""
+
+    reason: str
+
+
+Outcome = Ended | Dead | RetryIn
+
+
+class Locks:
+    """One thing at a time per worker."""
+
+    def __init__(self) -> None:
+        self._locks: dict[WorkerId, tuple[asyncio.Lock, int]] = {}
+
+    @asynccontextmanager
+    async def holding(self, worker_id: WorkerId) -> AsyncIterator[None]:
+        lock, users = self._locks.get(worker_id, (asyncio.Lock(), 0))
+        self._locks[worker_id] = (lock, users + 1)
+        try:
+            async with lock:
+                yield
+        finally:
+            lock, users = self._locks[worker_id]
+            if users == 1:
+                del self._locks[worker_id]
+            else:
+                self._locks[worker_id] = (lock, users - 1)
+
+    def is_held(self, worker_id: WorkerId) -> bool:
+        return worker_id in self._locks
+
+
+class Hand:
+    """Raises BusUnavailable and Conflict: the command stays as it is and comes again."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        herald: Herald,
+        providers: Mapping[str, Provider],
+        locks: Locks,
+        patience: Patience,
+        now: Callable[[], float],
+        rng: random.Random,
+    ) -> None:
+        self._store = store
+        self._herald = herald
+        self._providers = providers
+        self._locks = locks
+        self._patience = patience
+        self._now = now
+        self._rng = rng
+
+    async def carry_out(self, command: AnyCommand, body: bytes, deliveries: int) -> Outcome:
+        """`body` is the command as it was sent; `deliveries` counts this attempt."""
+        async with self._locks.holding(command.worker_id):
+            return await self._carry_out(command, body, deliveries)
+
+    async def give_up(self, command: AnyCommand, body: bytes, failure: Failure, deliveries: int) -> None:
+        """The stream will not deliver it again: a dead letter, unless it had come to its end after all."""
+        async with self._locks.holding(command.worker_id):
+            intent = await self._store.intent(command.command_id)
+            if intent is None:
+                intent = await self._store.claim(command, body)
+            if intent.status == plan.CLAIMED:
+                await self._bury(command, body, intent, failure, deliveries)
+
+    async def _carry_out(self, command: AnyCommand, body: bytes, deliveries: int) -> Outcome:
+        highest = await self._store.highest_epoch(command)
+        intent = await self._store.intent(command.command_id)
+        known = await self._store.known(command.endpoint_id, command.worker_id)
+        match plan.admit(command, now=self._now(), highest_epoch=highest, intent=intent, record=known.record):
+            case Settled():
+                return Ended()
+            case Refuse(reason):
+                return await self._refuse(command, intent, known, None, reason)
+            case Claim():
+                intent = await self._store.claim(command, body)
+            case _:
+                pass
+        assert intent is not None, "claimed or looked up"
+        try:
+            provider = self._provider_for(command, known.record)
+            return await self._with_provider(command, intent, known, provider)
+        except Transient as error:
+            match plan.after_transient(
+                error, command, deliveries=deliveries, now=self._now(), patience=self._patience, chance=self._rng.random()
+            ):
+                case RetryIn() as retry:
+                    log.info("command_retried", command=command.command_id, cause=error.cause, delay_s=round(retry.delay_s, 1))
+                    return retry
+                case Bury(failure):
+                    return await self._bury(command, body, intent, failure, deliveries)
+        except Permanent as error:
+            failure = Failure(
+                cause=error.cause,
+                message=error.message,
+                phase=plan.phase_of(command),
+                at=self._now(),
+                log_tail=error.log_tail,
+            )
+            return await self._bury(command, body, intent, failure, deliveries)
+
+    async def _with_provider(self, command: AnyCommand, intent: Intent, known: Known, provider: Provider) -> Outcome:
+        machine = await provider.describe(command.worker_id)
+        match plan.act(command, now=self._now(), intent=intent, record=known.record, machine=machine):
+            case Refuse(reason):
+                return await self._refuse(command, intent, known, machine, reason)
+            case Bury(failure):
+                raise Permanent(failure.cause, failure.message)
+            case Finish(machine):
+                return await self._finish(command, intent, known, machine, provider)
+            case Call():
+                record = instances.moving(command, known.record, provider.name, self._now())
+                known = Known(record, await self._store.save(record, known.revision))
+                machine = await self._call(command, provider)
+                return await self._finish(command, intent, known, machine, provider)
+
+    async def _call(self, command: AnyCommand, provider: Provider) -> Machine | None:
+        match command:
+            case CreateWorker():
+                return await provider.create(order_of(command))
+            case StartWorker():
+                return await provider.start(command.worker_id)
+            case StopWorker():
+                return await provider.stop(command.worker_id)
+            case RebootWorker():
+                await provider.stop(command.worker_id)
+                return await provider.start(command.worker_id)
+            case DestroyWorker():
+                await provider.destroy(command.worker_id)
+                return None
+
+    async def _finish(
+        self, command: AnyCommand, intent: Intent, known: Known, machine: Machine | None, provider: Provider
+    ) -> Outcome:
+        now = self._now()
+        if machine is None:
+            record = instances.gone(command, known.record, provider.name, now)
+        else:
+            record = instances.settled(command, known.record, machine, provider.name, now)
+        await self._store.save(record, known.revision)
+        await self._herald.tell(facts.done(command, record, now))
+        await self._store.settle(intent, plan.DONE)
+        log.info(
+            "command_done", command=command.command_id, op=op_of(command), worker=command.worker_id, endpoint=command.endpoint_id
+        )
+        return Ended()
+
+    async def _refuse(
+        self, command: AnyCommand, intent: Intent | None, known: Known, machine: Machine | None, reason: str
+    ) -> Outcome:
+        """A claim that is refused may have moved the record: it follows the machine again."""
+        if machine is not None and known.record is not None and instances.is_moving(known.record):
+            record = instances.mirrored(machine, known.record, known.record.provider, self._now())
+            await self._store.save(record, known.revision)
+        await self._herald.tell(facts.refused(command, reason, self._now()))
+        if intent is not None:
+            await self._store.settle(intent, plan.FAILED)
+        log.warning("command_refused", command=command.command_id, op=op_of(command), reason=reason)
+        return Ended()
+
+    async def _bury(self, command: AnyCommand, body: bytes, intent: Intent, failure: Failure, deliveries: int) -> Outcome:
+        known = await self._store.known(command.endpoint_id, command.worker_id)
+        await self._herald.bury(command, body, failure, deliveries)
+        if known.record is None or not instances.is_gone(known.record):
+            provider = _provider_name(command, known.record)
+            record = instances.failed_command(command, known.record, failure, provider, self._now())
+            await self._herald.tell(facts.worker_failed(record, failure, command.command_id))
+            # A create that failed left no machine, so nothing will ever need this record again.
+            await self._store.save(record, known.revision, expires=isinstance(command, CreateWorker))
+        await self._store.settle(intent, plan.FAILED, failure)
+        log.error("command_dead", command=command.command_id, op=op_of(command), cause=failure.cause, message=failure.message)
+        return Dead(failure.cause)
+
+    def _provider_for(self, command: AnyCommand, record: InstanceRecord | None) -> Provider:
+        name = _provider_name(command, record)
+        if not name and self._providers:  # a destroy that overtook its create: any of them says "absent"
+            return next(iter(self._providers.values()))
+        try:
+            return self._providers[name]
+        except KeyError:
+            raise Permanent(
+                Cause.NO_OFFER,
+                f"provider {name!r} is not enabled here",
+                hint=f"PROVISIONER_PROVIDERS lists {', '.join(sorted(self._providers))}",
+            ) from None
+
+
+def _provider_name(command: AnyCommand, record: InstanceRecord | None) -> str:
+    if isinstance(command, CreateWorker):
+        return command.provider
+    return record.provider if record is not None else ""
+
+
+def order_of(command: CreateWorker) -> Order:
+    return Order(
+        worker_id=command.worker_id,
+        endpoint_id=command.endpoint_id,
+        group_id=command.group_id,
+        command_id=command.command_id,
+        template=command.template,
+        revision=command.revision,
+        endpoint_name=command.endpoint_name,
+        search_params=command.search_params,
+        gpu_ram_gb=command.gpu_ram,
+        price_cap_usd_per_hour=command.price_cap_usd_per_hour,
+    )
