@@ -77,7 +77,8 @@ OnChange = Callable[[str, "bytes | None", int], None]
 
 class View(Protocol):
     """A live local mirror of one bucket. Survives restarts, failovers and re-creation of the bucket; while the bus is away
-    it keeps what it has (fail static)."""
+    it keeps what it has (fail static).
+    """
 
     @property
     def map(self) -> Mapping[str, Entry]: ...
@@ -152,7 +153,8 @@ class Bus(Protocol):
         self, subject: str, data: bytes, *, msg_id: str, ttl_s: int | None = None, headers: Mapping[str, str] | None = None
     ) -> Appended:
         """Store in the stream that listens on the subject; tries again with the same msg_id for a few seconds.
-        Raises BusUnavailable when that did not help."""
+        Raises BusUnavailable when that did not help.
+        """
         ...
 
     def bucket(self, name: str) -> Bucket: ...
@@ -165,11 +167,17 @@ class Bus(Protocol):
         self, stream: str, durable: str, handle: Callable[[Delivery], Awaitable[None]], *, concurrency: int = 8
     ) -> None:
         """Pull and handle until cancelled; at most `concurrency` at a time. A handler that raises is logged and its message
-        comes again by the consumer's backoff."""
+        comes again by the consumer's backoff.
+        """
         ...
 
     async def tail(
-        self, stream: str, subjects: Sequence[str], on_message: Callable[[str, bytes, int], None], *, since_at: float | None = None
+        self,
+        stream: str,
+        subjects: Sequence[str],
+        on_message: Callable[[str, bytes, int], None],
+        *,
+        since_at: float | None = None,
     ) -> None:
         """Read a stream from `since_at` (unix seconds; None: only new) and follow it until cancelled: (subject, data, seq)."""
         ...

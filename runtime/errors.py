@@ -1,13 +1,13 @@
 """Errors of the shell.
 
-    CorralError
-    +-- SettingsError        a setting is missing or wrong: names it
-    +-- BusError
-    |   +-- BusUnavailable   the bus does not answer; the outcome is unknown; try again
-    |   +-- BusRefused       the bus answered no: permissions, wrong credentials
-    |   +-- Conflict         compare-and-set: somebody else was first
-    |   +-- StreamMissing    topology was not created
-    +-- ServerError          the embedded nats-server does not start
+CorralError
++-- SettingsError        a setting is missing or wrong: names it
++-- BusError
+|   +-- BusUnavailable   the bus does not answer; the outcome is unknown; try again
+|   +-- BusRefused       the bus answered no: permissions, wrong credentials
+|   +-- Conflict         compare-and-set: somebody else was first
+|   +-- StreamMissing    topology was not created
++-- ServerError          the embedded nats-server does not start
 """
 
 from __future__ import annotations
