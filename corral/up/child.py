@@ -23,6 +23,7 @@ from .log import BoundedLog, tail
 
 _PAUSE_S = (0.2, 10.0)
 _GOOD_S = 30.0
+_MAX_HEARD = 500
 
 
 class Spec(msgspec.Struct, frozen=True, kw_only=True):
@@ -32,20 +33,31 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True):
     argv: tuple[str, ...]
     env: Mapping[str, str]
     stop_timeout_s: float = 10.0
+    chatty: bool = False  #: its log is listened to all its life, not only until it is settled
     patience: int = 3  #: early deaths during start-up before we call it hopeless
 
 
+def _ignore(_child: Child, _event: Mapping[str, Any]) -> None:
+    pass
+
+
 class Child:
-    """`run()` keeps it alive until `stop()`. `on_change(child)` is told after each start and each death; `said(event)` waits for a
-    line of its JSON log.
+    """`run()` keeps it alive until `stop()`. `on_change(child)` is told after each start and each death, `on_event` each line of
+    its JSON log (only until it is settled, unless it is chatty); `said(event)` waits for one.
     """
 
     def __init__(
-        self, spec: Spec, log: BoundedLog, on_change: Callable[[Child], None], now: Callable[[], float] = time.monotonic
+        self,
+        spec: Spec,
+        log: BoundedLog,
+        on_change: Callable[[Child], None],
+        on_event: Callable[[Child, Mapping[str, Any]], None] = _ignore,
+        now: Callable[[], float] = time.monotonic,
     ) -> None:
         self.spec = spec
         self.log = log
         self._on_change = on_change
+        self._on_event = on_event
         self._now = now
         self._process: asyncio.subprocess.Process | None = None
         self._stopping = asyncio.Event()
@@ -83,7 +95,7 @@ class Child:
                 await asyncio.wait_for(self._stopping.wait(), pause_s)
 
     async def said(self, event: str) -> dict[str, Any]:
-        """The first line of its log with this event, since it was started last. Only heard while it is not settled."""
+        """A line of its log with this event, since it was started last; the newest when there are several."""
         while event not in self._heard:
             self._news.clear()
             await self._news.wait()
@@ -152,7 +164,7 @@ class Child:
         lines = LineSplitter()
         while piece := await output.read(65536):
             self.log.write(piece)
-            if not self.settled:
+            if self.spec.chatty or not self.settled:
                 for line in lines.feed(piece):
                     self._hear(line)
 
@@ -162,9 +174,10 @@ class Child:
         except msgspec.DecodeError:
             return  # not a line of our log: a traceback, or a library that prints
         event = said.get("event")
-        if isinstance(event, str):
-            self._heard.setdefault(event, said)
+        if isinstance(event, str) and len(self._heard) < _MAX_HEARD:
+            self._heard[event] = said
             self._news.set()
+            self._on_event(self, said)
 
 
 def _in_words(code: int) -> str:

@@ -54,16 +54,17 @@ def bus_spec(plan: Plan, environ: Mapping[str, str], parent_pid: int, *, nats_po
     ports = ("--port", str(nats_port)) if nats_port else ()
     return Spec(
         name=BUS,
-        argv=_room(parent_pid, "runtime", "embedded", str(plan.data.nats), "--creds", str(plan.data.creds), *ports),
+        argv=_room(parent_pid, "runtime.keeper", str(plan.data.nats), "--creds", str(plan.data.creds), *ports),
         env=_base(plan, environ),
         stop_timeout_s=_STOP_S[BUS],
+        chatty=True,
     )
 
 
 def migrate_spec(plan: Plan, bus: Bus, environ: Mapping[str, str], parent_pid: int) -> Spec:
     """Creates or updates streams and buckets on a server that exists; ends when that is done."""
     env = _base(plan, environ) | {"CORRAL_NATS_URLS": bus.url, "CORRAL_NATS_CREDS": str(bus.creds / "migrate.creds")}
-    return Spec(name="migrate", argv=_room(parent_pid, "runtime", "migrate"), env=env)
+    return Spec(name="migrate", argv=_room(parent_pid, "runtime.migrate"), env=env)
 
 
 def room_spec(room: str, plan: Plan, bus: Bus, environ: Mapping[str, str], parent_pid: int) -> Spec:

@@ -64,6 +64,7 @@ class Supervisor:
         self._stop = asyncio.Event()
         self._started_at = time.time()
         self._info: RunInfo | None = None
+        self._server_pid: int | None = None
 
     async def run(self) -> None:
         with Lock(self._data), _signals(self._on_signal):
@@ -124,7 +125,7 @@ class Supervisor:
     def _keep(self, spec: Spec) -> Child:
         log = BoundedLog(self._data.logs / f"{spec.name}.log")
         self._logs.append(log)
-        child = Child(spec, log, self._on_change)
+        child = Child(spec, log, self._on_change, self._on_event)
         self._children[spec.name] = child
         self._tasks[spec.name] = asyncio.create_task(child.run(), name=spec.name)
         return child
@@ -194,10 +195,22 @@ class Supervisor:
             self._progress.loud(f"{child.spec.name} runs again, pid {child.pid}", room=child.spec.name)
             self._write_run_json()
 
+    def _on_event(self, child: Child, said: Mapping[str, Any]) -> None:
+        if "server_pid" in said and said["server_pid"] != self._server_pid:
+            again = self._server_pid is not None
+            self._server_pid = said["server_pid"]
+            if again:
+                self._progress.loud(
+                    f"nats-server ended and runs again, pid {self._server_pid}. Log: {child.log.path}", room="nats"
+                )
+                self._write_run_json()
+
     def _write_run_json(self) -> None:
         if self._info is None:
             return
         pids = {name: child.pid for name, child in self._children.items() if child.pid is not None}
+        if self._server_pid is not None:
+            pids |= {"nats_keeper": pids.get(house.BUS, 0), house.BUS: self._server_pid}
         self._info = msgspec.structs.replace(self._info, pids={"up": os.getpid(), **pids})
         kept.write_private(self._data.run_json, msgspec.json.encode(self._info).decode())
 
