@@ -7,62 +7,50 @@ PROVISIONER_STOP_WORKERS_ON_EXIT is true. With --stop-workers: stop all local wo
 from __future__ import annotations
 
 import argparse
-import asyncio
 import os
 import platform
 import random
-import sys
 import time
+from functools import partial
 from pathlib import Path
 
+import msgspec
 import structlog
 
-from runtime import logs, settings
-from runtime.errors import CorralError, SettingsError
+from runtime import logs
+from runtime.errors import BusError, SettingsError
 from runtime.keyring import WorkerMinter
 from runtime.nats_bus import NatsBus, NatsSettings, connect
-from runtime.serve import serve
+from runtime.serve import run, serve
+from runtime.settings import load
 
 from .bundles import Bundles
 from .provider import Provider
 from .providers.external import ExternalProvider
 from .providers.process import Folder, ProcessProvider, ProcessSettings
 from .reconcile import Rhythm
+from .service import Provisioner
 from .settings import ProvisionerSettings
 from .wiring import provisioner
 
 log = structlog.get_logger()
 
 
-def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m provisioner", description="Starts, stops and destroys workers.")
-    parser.add_argument("--stop-workers", action="store_true", help="stop all local workers to cold and end")
-    options = parser.parse_args(arguments)
-    logs.setup("provisioner")
-    try:
-        mine = settings.load(ProvisionerSettings, os.environ, "PROVISIONER_")
-        nats = settings.load(NatsSettings, os.environ, "CORRAL_NATS_")
-        asyncio.run(_run(mine, nats, stop_workers=options.stop_workers))
-    except CorralError as error:
-        print(f"provisioner: {error}", file=sys.stderr)
-        return 1
-    return 0
-
-
-async def _run(mine: ProvisionerSettings, nats: NatsSettings, *, stop_workers: bool) -> None:
+async def main(*, only_stop_workers: bool) -> None:
+    """Raises CorralError."""
+    mine = load(ProvisionerSettings, os.environ, "PROVISIONER")
+    logs.setup("provisioner", mine.log_level)
     folder = Folder(Path(mine.state_dir))
+    bundles = Bundles(
+        minter=_minter(mine),
+        nats_urls=mine.worker_nats_urls,
+        control_url=mine.control_url,
+        ttl_s=mine.worker_credentials_ttl_s,
+        now=time.time,
+    )
+    local = ProcessProvider(folder=folder, settings=_process_settings(mine), bundles=bundles, now=time.time, environ=os.environ)
     with folder.locked():
-        bundles = Bundles(
-            minter=_minter(mine),
-            nats_urls=mine.worker_nats_urls,
-            control_url=mine.control_url,
-            ttl_s=mine.worker_credentials_ttl_s,
-            now=time.time,
-        )
-        local = ProcessProvider(
-            folder=folder, settings=_process_settings(mine), bundles=bundles, now=time.time, environ=os.environ
-        )
-        async with connect(nats) as bus:
+        async with connect(_nats_settings(mine)) as bus:
             service = provisioner(
                 bus=bus,
                 streams=bus,
@@ -72,12 +60,24 @@ async def _run(mine: ProvisionerSettings, nats: NatsSettings, *, stop_workers: b
                 rng=random.Random(),
                 rhythm=Rhythm(every_s=mine.reconcile_every_s, orphan_grace_s=mine.orphan_grace_s),
             )
-            if not stop_workers:
+            if not only_stop_workers:
                 await serve(service)
-            if stop_workers or mine.stop_workers_on_exit:
-                stopped = await local.stop_all()
-                await service.reconcile_once()
-                log.info("local_workers_stopped", workers=len(stopped))
+            if only_stop_workers or mine.stop_workers_on_exit:
+                await _stop_workers(local, service)
+
+
+async def _stop_workers(local: ProcessProvider, service: Provisioner) -> None:
+    """To cold. What cannot be written down now is written down at the next start, which compares records with processes."""
+    stopped = await local.stop_all()
+    log.info("local_workers_stopped", workers=[machine.worker_id for machine in stopped])
+    try:
+        await service.reconcile_once()
+    except BusError as error:
+        log.warning("stop_not_recorded", error=error.message)
+
+
+def _nats_settings(mine: ProvisionerSettings) -> NatsSettings:
+    return mine.nats if mine.nats.name or mine.nats.creds else msgspec.structs.replace(mine.nats, name=mine.name)
 
 
 def _providers(mine: ProvisionerSettings, bus: NatsBus, local: ProcessProvider) -> dict[str, Provider]:
@@ -118,4 +118,6 @@ def _minter(mine: ProvisionerSettings) -> WorkerMinter | None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    parser = argparse.ArgumentParser(prog="python -m provisioner", description="Starts, stops and destroys workers.")
+    parser.add_argument("--stop-workers", action="store_true", help="stop all local workers to cold and end")
+    run(partial(main, only_stop_workers=parser.parse_args().stop_workers))

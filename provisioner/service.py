@@ -38,7 +38,7 @@ class Provisioner:
         hand: Hand,
         reconciler: Reconciler,
         enrollment: Enrollment,
-        dead_letters: DeadLetters,
+        dead_letters: DeadLetters | None,
         providers: Mapping[str, Provider],
     ) -> None:
         self._bus = bus
@@ -55,7 +55,8 @@ class Provisioner:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._work(), name="commands")
                 tasks.create_task(self._reconciler.run(), name="reconcile")
-                tasks.create_task(self._dead_letters.run(), name="dead letters")
+                if self._dead_letters is not None:
+                    tasks.create_task(self._dead_letters.run(), name="dead letters")
                 for provider in self._providers.values():
                     tasks.create_task(provider.watch(self._reconciler.hint), name=f"watch {provider.name}")
         finally:

@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import msgspec
 
+from runtime.health import HealthSettings
+from runtime.nats_bus import NatsSettings
+
 
 class ProvisionerSettings(msgspec.Struct, frozen=True, kw_only=True):
     """What the provisioner must be told. The bus is in CORRAL_NATS_*."""
 
+    nats: NatsSettings = NatsSettings()
+    health: HealthSettings = HealthSettings()
+    log_level: str = "info"
+    name: str = "provisioner"  #: on a bus without credentials; else the credentials name it
     state_dir: str = ".corral/provisioner"  #: local workers and what is known of them
     providers: tuple[str, ...] = ("process", "external")
     control_url: str = "http://127.0.0.1:8080"  #: under which workers reach the router

@@ -22,7 +22,7 @@ from .store import Store
 def provisioner(
     *,
     bus: Bus,
-    streams: Streams,
+    streams: Streams | None,
     providers: Mapping[str, Provider],
     bundles: Bundles,
     now: Callable[[], float],
@@ -30,7 +30,9 @@ def provisioner(
     patience: Patience | None = None,
     rhythm: Rhythm | None = None,
 ) -> Provisioner:
-    """A provisioner that works the commands of `bus`; `streams` is who can look into its streams (the bus itself)."""
+    """A provisioner that works the commands of `bus`; `streams` is who can look into its streams (a NatsBus itself); without it the
+    bus must bury by itself what it stops delivering.
+    """
     patience, rhythm = patience or Patience(), rhythm or Rhythm()
     store, herald, locks = Store(bus, owner=bus.name, now=now), Herald(bus, now), Locks()
     hand = Hand(store=store, herald=herald, providers=providers, locks=locks, patience=patience, now=now, rng=rng)
@@ -42,6 +44,6 @@ def provisioner(
             store=store, herald=herald, hand=hand, providers=providers, locks=locks, owner=bus.name, now=now, rhythm=rhythm
         ),
         enrollment=Enrollment(bus=bus, store=store, herald=herald, bundles=bundles, now=now),
-        dead_letters=DeadLetters(bus=bus, streams=streams, herald=herald, hand=hand, now=now),
+        dead_letters=DeadLetters(bus=bus, streams=streams, herald=herald, hand=hand, now=now) if streams is not None else None,
         providers=providers,
     )
