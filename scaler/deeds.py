@@ -7,8 +7,9 @@ import msgspec
 from schemas.states import WorkerState
 
 from . import lifecycle, window
+from .observations import DecisionTaken
 from .roster import put
-from .types import Action, Decision, DecisionTaken, Drain, EndpointState, Intent, LastDecision, Policy, WorkerFact
+from .types import Action, Decision, Drain, EndpointState, Intent, LastDecision, Policy, WorkerFact
 
 _replace = msgspec.structs.replace
 

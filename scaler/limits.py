@@ -99,19 +99,20 @@ def _cold_pool(wanted: Want, limited: Limited) -> Want:
     state = limited.state
     assert state.spec is not None
     settings = state.spec.settings
-    total = max(wanted.total, wanted.hot)
+    total, floor = max(wanted.total, wanted.hot), 0
     parts = []
     if settings.cold_mult is not None or settings.min_cold_load is not None:
         active = wanted.units_per_s * settings.target_util if wanted.units_per_s is not None else 0.0
         by_mult = _count_for(active * settings.cold_mult, limited) if settings.cold_mult else 0
         by_load = _count_for(settings.min_cold_load, limited) if settings.min_cold_load else 0
-        total = max(wanted.hot, by_mult, by_load)
+        total = floor = max(wanted.hot, by_mult, by_load)
         if total > wanted.hot:
             parts.append(f"cold_mult and min_cold_load ask for {total} in all")
-    if settings.cold_workers is not None and settings.cold_workers > total:
-        total = settings.cold_workers
-        parts.append(f"cold_workers: {total} in all")
-    return _replace(wanted, total=total, sentence="; ".join([wanted.sentence, *parts]))
+    if settings.cold_workers is not None and settings.cold_workers > floor:
+        floor = settings.cold_workers
+        if floor > max(total, wanted.hot):
+            parts.append(f"cold_workers: {floor} in all")
+    return _replace(wanted, total=max(total, floor), floor=floor, sentence="; ".join([wanted.sentence, *parts]))
 
 
 def _overrides_down(wanted: Want, limited: Limited) -> Want:
@@ -127,9 +128,9 @@ def _overrides_down(wanted: Want, limited: Limited) -> Want:
 def _max_workers(wanted: Want, limited: Limited) -> Want:
     assert limited.state.spec is not None
     ceiling = limited.state.spec.settings.max_workers
-    if wanted.hot <= ceiling and wanted.total <= ceiling:
+    if max(wanted.hot, wanted.total, wanted.floor) <= ceiling:
         return wanted
-    capped = _replace(wanted, hot=min(wanted.hot, ceiling), total=min(wanted.total, ceiling))
+    capped = _replace(wanted, hot=min(wanted.hot, ceiling), total=min(wanted.total, ceiling), floor=min(wanted.floor, ceiling))
     if wanted.hot <= ceiling:
         return capped
     return _replace(capped, why=Why.MAX_WORKERS, sentence=f"{wanted.sentence}; max_workers allows {ceiling}")

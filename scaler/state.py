@@ -14,35 +14,28 @@ from schemas.records import EndpointRecord, Failure, WorkerRecord
 from schemas.states import SELF_REPORTED, WorkerState
 
 from . import ageing, deeds, learning, lifecycle, traffic, window
-from .roster import changed, put, without
-from .types import (
+from .observations import (
     BreakerReset,
     CommandFailed,
     DecisionTaken,
-    Demand,
     DemandMarked,
     DemandSeen,
     DrainShown,
     DrainTold,
     EndpointSeen,
-    EndpointSpec,
-    EndpointState,
-    GroupSpec,
     HeartbeatSeen,
     InstanceSeen,
-    Liveness,
     LivenessJudged,
     Observation,
     OverridesSet,
-    Policy,
     Preempting,
     PriceSeen,
-    Targets,
     TelemetryJudged,
     Ticked,
-    WorkerFact,
     WorkerSeen,
 )
+from .roster import changed, put, without
+from .types import Demand, EndpointSpec, EndpointState, GroupSpec, Liveness, Policy, Targets, WorkerFact
 
 _replace = msgspec.structs.replace
 

@@ -1,4 +1,4 @@
-"""The boundary of the scaler's mind on one page: what it is told, what it remembers, what it answers.
+"""The boundary of the scaler's mind: what it remembers, how it thinks, what it answers. `observations` is what it is told.
 
     Observation --state.apply--> EndpointState --decide.decide(state, policy, now)--> Decision
                      ^                                                                   |
@@ -21,8 +21,7 @@ import msgspec
 from schemas.events import InputRead
 from schemas.ids import CommandId, EndpointId, GroupId, WorkerId
 from schemas.reasons import Cause, Phase, Why
-from schemas.records import DemandMark, EndpointRecord, Failure, InstanceRecord, ScalingSettings, WorkerRecord
-from schemas.signals import DemandReport, Heartbeat
+from schemas.records import Failure, ScalingSettings
 from schemas.states import EndpointState as Activity
 from schemas.states import WorkerState
 
@@ -34,36 +33,7 @@ class Value(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Base of the remembered values: defaults are left out, so a state stays small."""
 
 
-# --- 1. what it is told ------------------------------------------------------------------------------------------
-
-
-class Observation(msgspec.Struct, frozen=True, kw_only=True, tag_field="saw"):
-    """`at`: when the scaler received it. A fold never goes back: an older `at` counts as the newest seen."""
-
-    at: float
-
-
-class EndpointSeen(Observation, frozen=True, kw_only=True, tag="endpoint"):
-    """The endpoint as people want it; None: deleted."""
-
-    endpoint: EndpointRecord | None
-
-
-class InstanceSeen(Observation, frozen=True, kw_only=True, tag="instance"):
-    """What the provider has; None: the record is gone. The provisioner's truth."""
-
-    worker_id: WorkerId
-    instance: InstanceRecord | None
-
-
-class WorkerSeen(Observation, frozen=True, kw_only=True, tag="worker"):
-    """What the leader before wrote into corral_workers: read once, by a new leader."""
-
-    worker: WorkerRecord
-
-
-class HeartbeatSeen(Observation, frozen=True, kw_only=True, tag="heartbeat"):
-    heartbeat: Heartbeat
+# --- 1. what it remembers ----------------------------------------------------------------------------------------
 
 
 class Liveness(StrEnum):
@@ -75,12 +45,6 @@ class Liveness(StrEnum):
     LOST = "lost"  #: silent for long while others speak; serves no more
 
 
-class LivenessJudged(Observation, frozen=True, kw_only=True, tag="liveness"):
-    worker_id: WorkerId
-    liveness: Liveness
-    silent_s: float = 0.0
-
-
 class Telemetry(StrEnum):
     """Whether silence means anything."""
 
@@ -88,85 +52,6 @@ class Telemetry(StrEnum):
     LIVE = "live"
     FROZEN = "frozen"  #: all heartbeats stopped at once: our network
     DEAF = "deaf"  #: our own connection is down
-
-
-class TelemetryJudged(Observation, frozen=True, kw_only=True, tag="telemetry"):
-    telemetry: Telemetry
-
-
-class DemandSeen(Observation, frozen=True, kw_only=True, tag="demand"):
-    report: DemandReport
-
-
-class DemandMarked(Observation, frozen=True, kw_only=True, tag="mark"):
-    """A router's durable wish to wake the endpoint; None: withdrawn."""
-
-    router: str
-    mark: DemandMark | None
-
-
-class CommandFailed(Observation, frozen=True, kw_only=True, tag="command_failed"):
-    """Refused or dead: it will not be carried out."""
-
-    command_id: CommandId
-    failure: Failure
-
-
-class DrainShown(Observation, frozen=True, kw_only=True, tag="drain_shown"):
-    """The record that stops the routers' tickets is stored: the ticket window runs from here."""
-
-    worker_id: WorkerId
-
-
-class DrainTold(Observation, frozen=True, kw_only=True, tag="drain_told"):
-    """The worker confirmed a drain or undrain order."""
-
-    worker_id: WorkerId
-    draining: bool
-
-
-class Preempting(Observation, frozen=True, kw_only=True, tag="preempting"):
-    """The provider gave notice that it takes the machine back."""
-
-    worker_id: WorkerId
-    gone_at: float
-
-
-class BreakerReset(Observation, frozen=True, kw_only=True, tag="breaker_reset"):
-    """An operator says: try this group again."""
-
-    group_id: GroupId
-    by: str
-
-
-class OverridesSet(Observation, frozen=True, kw_only=True, tag="overrides"):
-    overrides: tuple[Override, ...]
-
-
-class PriceSeen(Observation, frozen=True, kw_only=True, tag="price"):
-    """What one worker of the group would cost now; None: nothing on offer."""
-
-    group_id: GroupId
-    usd_per_hour: float | None
-    storage_usd_per_hour: float = 0.0
-
-
-class DecisionTaken(Observation, frozen=True, kw_only=True, tag="decision"):
-    """The scaler's own act: folded after each decide(), so that hysteresis and the engine's memory go on. One that acts or
-    says something new is also recorded: it takes the next generation, continues the hash chain and is told as an event.
-    """
-
-    decision: Decision
-    recorded: bool = True
-    decision_hash: str = ""
-    published: bool = True  #: False: its event is still to be sent
-
-
-class Ticked(Observation, frozen=True, kw_only=True, tag="tick"):
-    """Time passed; windows move on. Folded before each decision."""
-
-
-# --- 2. what it remembers ----------------------------------------------------------------------------------------
 
 
 class Schedule(Value, frozen=True, kw_only=True):
@@ -399,7 +284,7 @@ class EndpointState(Value, frozen=True, kw_only=True):
     engine_format: str = ""  #: name and version of what packed it
 
 
-# --- 3. how it thinks --------------------------------------------------------------------------------------------
+# --- 2. how it thinks --------------------------------------------------------------------------------------------
 
 
 class Policy(msgspec.Struct, frozen=True, kw_only=True):
@@ -441,7 +326,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     hold_repeat_s: float = 300.0  #: an unchanged hold is recorded this often
 
 
-# --- 4. what it answers ------------------------------------------------------------------------------------------
+# --- 3. what it answers ------------------------------------------------------------------------------------------
 
 
 class Want(msgspec.Struct, frozen=True, kw_only=True):
@@ -449,11 +334,11 @@ class Want(msgspec.Struct, frozen=True, kw_only=True):
 
     asked: int  #: hot workers that load alone asks for now, before any hold
     hot: int
-    total: int  #: hot and cold
+    total: int  #: hot and cold that may be kept
+    floor: int = 0  #: hot and cold that must exist, bought if need be
     why: Why
     sentence: str
-    units_per_s: float | None = None  #: capacity that is needed, when it is known
-    keep_units_per_s: float | None = None  #: capacity below which nothing may be released
+    units_per_s: float | None = None  #: capacity that is needed, when it is known; no release goes below it
     candidates: tuple[str, ...] = ()  #: what else was considered
     inputs: tuple[InputRead, ...] = ()
 
