@@ -1,0 +1,411 @@
+"""One run of a worker: the parts, how they are joined, and the order in which they end.
+
+start   port, link, keys, model; then model_loading -> benchmarking -> ready
+end     say so (draining), finish what is in flight up to the drain timeout, close the port, end the model, last heartbeat
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import ssl
+import uuid
+from collections.abc import AsyncIterator, Callable, Mapping
+
+import structlog
+
+from . import admit, benchmark, gpu, settings
+from .backend import Backend
+from .benchmark import Benchmark, BenchmarkFailed, ModelAbsent
+from .call import Budget
+from .config import WorkerConfig
+from .errors import ModelFailed, PortTaken, SettingsError
+from .forward import ModelClient
+from .keys import KeyRing
+from .lifecycle import IllegalMove, Life
+from .link import Link
+from .load import Load
+from .metrics import Metrics
+from .process import ModelProcess
+from .replay import ReplayCache
+from .routes import Routes
+from .serve import Serving
+from .server import Server, tls_context
+from .settings import WorkerSettings
+from .verify import Verifier
+from .version import VERSION
+from .wire import reasons, records, signals, states
+
+log = structlog.get_logger()
+
+GPU_READ_S = 2.0
+LAST_WORD_S = 3.0  #: how long a worker that cannot start tries to say why
+#: Pauses before a model that came back is tried again.
+_RETRY_S = (1.0, 60.0)
+#: Secrets of the worker that are none of the model's business.
+_NOT_FOR_THE_MODEL = ("CORRAL_WORKER_TOKEN", "CORRAL_WORKER_BUNDLE", "PYWORKER_TLS_KEY", "MASTER_TOKEN")
+
+_W = states.WorkerState
+
+
+class Agent:
+    """run() returns when the worker has left in good order. Cancelling it ends everything at once."""
+
+    def __init__(
+        self,
+        config: WorkerConfig,
+        own: WorkerSettings,
+        *,
+        environ: Mapping[str, str],
+        now: Callable[[], float],
+        monotonic: Callable[[], float],
+    ) -> None:
+        self._config = config
+        self._own = own
+        self._now = now
+        self._monotonic = monotonic
+        self._started_at = now()
+        self._born = monotonic()
+        self._boot = uuid.uuid4().hex[:12]
+        self._seq = 0
+        self._life = Life(since=self._started_at)
+        self._changed = asyncio.Event()
+        self._leaving = asyncio.Event()
+        self._hurry = asyncio.Event()
+        self._drain_timeout_s = config.drain_timeout_s
+        self._bundle = own.bundle
+        self._port = 0
+        self._perf = 0.0
+        self._model_load_s: float | None = None
+        self._bench_s: float | None = None
+        self._gpus = gpu.open_gpus(environ)
+        self._gpu_readings: tuple[signals.GpuReading, ...] = ()
+        self._tls: ssl.SSLContext | None = None
+        self._fingerprint = ""
+        if own.tls_cert is not None and own.tls_key is not None:
+            self._tls, self._fingerprint = tls_context(own.tls_cert, own.tls_key)
+
+        self.load = Load()
+        self.keys = KeyRing(control_url=own.bundle.control_url, cache=own.state_dir / "jwks.json", monotonic=monotonic)
+        self._verifier = Verifier(
+            worker_id=own.bundle.worker_id,
+            issuer=own.bundle.issuer,
+            keys=self.keys.keys,
+            replays=ReplayCache(),
+            now=now,
+            uptime_s=lambda: monotonic() - self._born,
+        )
+        self._metrics = Metrics(lambda: self._heartbeat(self._seq))
+        model_port = config.model_server_port or own.model_port or (_free_port() if config.model_command else None)
+        base_url = _base_url(config, model_port)
+        self._model = ModelClient(base_url)
+        self._serving = Serving(
+            config=config,
+            worker_id=own.bundle.worker_id,
+            verifier=self._verifier,
+            keys=self.keys,
+            gate=admit.Gate(slots=config.slots, max_queued=config.max_queued),
+            load=self.load,
+            metrics=self._metrics,
+            budget=Budget(each=own.max_body_bytes, together=own.max_buffered_bytes),
+            model=self._model,
+            life=lambda: self._life,
+            perf=lambda: self._perf,
+            on_trouble=self._look_at_model,
+            monotonic=monotonic,
+        )
+        self._server = Server(
+            serving=self._serving,
+            routes=Routes(config.handlers),
+            metrics=self._metrics,
+            life=lambda: self._life,
+            worker_id=own.bundle.worker_id,
+            tls=self._tls,
+        )
+        self._backend = Backend(
+            config,
+            base_url=base_url,
+            process=self._process(environ, model_port),
+            now=now,
+            monotonic=monotonic,
+            progress_at=self._serving.progress_at,
+            in_flight=lambda: self.load.inflight,
+            served=lambda: self.load.requests_total > 0,
+        )
+        self._benchmark = Benchmark(
+            config,
+            self._model,
+            key=benchmark.cache_key(config, gpus=self._gpus.names(), revision=own.bundle.revision, version=VERSION),
+            cache=own.state_dir / "benchmark.json",
+            now=now,
+            monotonic=monotonic,
+        )
+        self._link = Link(bundle=self._fresh_bundle, heartbeat=self._next_heartbeat, on_order=self._obey)
+
+    # --- what others ask ---------------------------------------------------------------------------------------------
+
+    @property
+    def life(self) -> Life:
+        return self._life
+
+    @property
+    def url(self) -> str:
+        """Where clients reach this worker; empty before the port is open."""
+        return self._own.url(self._port) if self._port else ""
+
+    async def reached(self, state: states.WorkerState) -> None:
+        """Until the worker has been told to be in this state."""
+        while self._life.state is not state:
+            self._changed.clear()
+            await self._changed.wait()
+
+    def leave(self) -> None:
+        """Drain and end; called a second time: end now."""
+        if self._life.leaving:
+            self._hurry.set()
+            return
+        self._set(self._life.drain(self._now(), leaving=True))
+        self._leaving.set()
+
+    # --- run ---------------------------------------------------------------------------------------------------------
+
+    async def run(self, host: str | None = None) -> None:
+        """Raises PortTaken, and whatever a part that must not fail failed with."""
+        self._own.state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        try:
+            async with self._model, asyncio.TaskGroup() as group:
+                link = group.create_task(self._link.run(), name="link")
+                try:
+                    await self._open(host)
+                    async with self._background(group):
+                        await self._leaving.wait()
+                        await self._finish()
+                        await self._server.close()
+                        await self._backend.close()
+                finally:
+                    link.cancel()
+        finally:
+            await self._server.close(0.0)
+            await self._backend.close()
+            self._gpus.close()
+            log.info("worker_ended", served=self.load.served_total, failed=self.load.failed_total, cut=self.load.open)
+
+    async def _open(self, host: str | None) -> None:
+        try:
+            self._port = await self._server.open(host or self._own.host, self._own.port)
+        except PortTaken as error:
+            # Said before we go: the provisioner should learn the cause, and not only that we ended.
+            self._set(self._life.fail(self._failure(reasons.Cause.PORT_CONFLICT, error.message, reasons.Phase.BOOT), self._now()))
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LAST_WORD_S):
+                    await self._link.said.wait()
+            raise
+        log.info("worker_listens", url=self.url, version=VERSION)
+
+    @contextlib.asynccontextmanager
+    async def _background(self, group: asyncio.TaskGroup) -> AsyncIterator[None]:
+        tasks = [
+            group.create_task(self.keys.run(), name="keys"),
+            group.create_task(self._tend_model(), name="model"),
+            group.create_task(self._read_gpus(), name="gpus"),
+        ]
+        try:
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+
+    async def _finish(self) -> None:
+        """In-flight work goes on until it is done, the drain timeout has passed, or somebody is in a hurry."""
+        log.info("worker_drains", inflight=self.load.open, timeout_s=self._drain_timeout_s)
+        waits = [asyncio.create_task(self._serving.wait_idle()), asyncio.create_task(self._hurry.wait())]
+        try:
+            await asyncio.wait(waits, timeout=self._drain_timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in waits:
+                task.cancel()
+        if self.load.open:
+            log.warning("drain_cut_short", inflight=self.load.open)
+
+    # --- the model ---------------------------------------------------------------------------------------------------
+
+    async def _tend_model(self) -> None:
+        pause_s = _RETRY_S[0]
+        try:
+            await self._backend.start()
+        except ModelFailed as failed:
+            self._set(self._life.to(_W.MODEL_LOADING, self._now()).fail(failed.failure, self._now()))
+            return
+        while True:
+            try:
+                await self._bring_up()
+                pause_s = _RETRY_S[0]
+                await self._stay_up()
+            except ModelFailed as failed:
+                log.warning("model_failed", cause=failed.failure.cause, message=failed.failure.message)
+                self._set(self._life.fail(failed.failure, self._now()))
+            if not self._backend.can_come_back:
+                return  # whoever rented the machine decides what follows
+            await asyncio.sleep(pause_s)
+            pause_s = min(pause_s * 2, _RETRY_S[1])
+            await self._backend.wait_back()
+
+    async def _bring_up(self) -> None:
+        """From nothing to ready. Raises ModelFailed."""
+        self._set(self._life.to(_W.MODEL_LOADING, self._now()))
+        while True:
+            if self._config.needs_model():
+                await self._backend.wait_loaded()
+            if self._model_load_s is None:
+                self._model_load_s = self._monotonic() - self._born
+            self._set(self._life.to(_W.BENCHMARKING, self._now()))
+            try:
+                result = await self._benchmark.run()
+                break
+            except ModelAbsent:
+                self._set(self._life.to(_W.MODEL_LOADING, self._now()))
+                await asyncio.sleep(0.2)
+            except BenchmarkFailed as error:
+                raise ModelFailed(self._failure(reasons.Cause.BENCH_FAILED, str(error), reasons.Phase.BENCH)) from error
+        self._perf, self._bench_s = result.perf, result.seconds
+        await self.keys.wait_ready()
+        self._set(self._life.to(_W.READY, self._now()))
+        log.info(
+            "worker_ready",
+            perf=round(result.perf, 3),
+            bench_s=round(result.seconds, 3),
+            kept=result.kept,
+            model_load_s=self._model_load_s,
+        )
+
+    async def _stay_up(self) -> None:
+        if self._config.needs_model():
+            await self._backend.watch()
+        await asyncio.Event().wait()
+
+    def _look_at_model(self) -> None:
+        self._backend.look_now()
+
+    def _process(self, environ: Mapping[str, str], model_port: int | None) -> ModelProcess | None:
+        if not self._config.model_command:
+            return None
+        env = {name: value for name, value in environ.items() if name not in _NOT_FOR_THE_MODEL}
+        env |= self._config.model_env | {"MODEL_PORT": str(model_port)}
+        command = [part.replace("{MODEL_PORT}", str(model_port)) for part in self._config.model_command]
+        return ModelProcess(command, env=env, cwd=self._config.model_cwd, state_dir=self._own.state_dir)
+
+    # --- the control plane -------------------------------------------------------------------------------------------
+
+    async def _obey(self, order: signals.ControlOrder) -> signals.ControlReply:
+        log.info("order_received", op=order.op, reason=order.reason, deadline_s=order.deadline_s)
+        message = ""
+        ok = True
+        if order.op == "drain":
+            self._set(self._life.drain(self._now()))
+        elif order.op == "undrain":
+            try:
+                self._set(self._life.undrain(self._now()))
+            except IllegalMove as error:
+                ok, message = False, str(error)
+        elif order.op == "stop":
+            if order.deadline_s > 0:
+                self._drain_timeout_s = order.deadline_s
+            if not self._life.leaving:
+                self.leave()
+        else:
+            ok, message = False, f"unknown order {order.op!r}; this version knows drain, undrain, stop"
+        return signals.ControlReply(ok=ok, state=self._life.state, inflight=self.load.open, message=message)
+
+    def _set(self, life: Life) -> None:
+        if life is self._life:
+            return
+        before, self._life = self._life.state, life
+        if life.state is not before:
+            log.info("state_changed", state=life.state, before=before)
+        self._changed.set()
+        self._link.kick()
+
+    def _fresh_bundle(self) -> signals.WorkerBundle:
+        """The file may hold renewed credentials. One that cannot be read right now changes nothing."""
+        if self._own.bundle_path is not None:
+            try:
+                fresh = settings.read_bundle(self._own.bundle_path)
+            except SettingsError as error:
+                log.warning("bundle_unreadable", error=error.message)
+            else:
+                if fresh.worker_id == self._bundle.worker_id:
+                    self._bundle = fresh
+        return self._bundle
+
+    def _next_heartbeat(self) -> signals.Heartbeat:
+        self._seq += 1
+        return self._heartbeat(self._seq)
+
+    def _heartbeat(self, seq: int) -> signals.Heartbeat:
+        load, tick = self.load, self._monotonic()
+        return signals.Heartbeat(
+            worker_id=self._bundle.worker_id,
+            endpoint_id=self._bundle.endpoint_id,
+            group_id=self._bundle.group_id,
+            boot=self._boot,
+            seq=seq,
+            sent_at=self._now(),
+            state=self._life.state,
+            revision=self._bundle.revision,
+            url=self.url,
+            perf=self._perf,
+            slots=_slots(self._config),
+            load=load.units,
+            inflight=load.inflight,
+            queued=load.queued,
+            oldest_queued_s=load.oldest_queued_s(tick),
+            requests_total=load.requests_total,
+            served_total=load.served_total,
+            failed_total=load.failed_total,
+            cancelled_total=load.cancelled_total,
+            rejected_total=load.rejected_total,
+            unauthorized_total=load.unauthorized_total,
+            served_units_total=load.served_units_total,
+            busy_s_total=load.busy_s(tick),
+            model_load_s=self._model_load_s,
+            bench_s=self._bench_s,
+            failure=self._life.failure,
+            draining=self._life.draining,
+            last_ticket_exp_at=self._verifier.last_ticket_exp_at,
+            gpus=self._gpu_readings,
+            version=VERSION,
+            tls_fingerprint=self._fingerprint,
+            started_at=self._started_at,
+        )
+
+    async def _read_gpus(self) -> None:
+        while isinstance(self._gpus, gpu.Gpus):
+            # In a thread: NVML can stall for seconds on a sick GPU, and streams must not.
+            self._gpu_readings = await asyncio.to_thread(self._gpus.read)
+            await asyncio.sleep(GPU_READ_S)
+
+    def _failure(self, cause: reasons.Cause, message: str, phase: reasons.Phase) -> records.Failure:
+        return records.Failure(cause=cause, message=message, phase=phase, at=self._now())
+
+
+def _slots(config: WorkerConfig) -> int:
+    """What the control plane plans with, where the user set no limit: the concurrency that perf was measured at."""
+    if not any(handler.allow_parallel_requests for handler in config.handlers):
+        return 1
+    measured = config.benchmarked()
+    bench = measured.benchmark_config if measured is not None else None
+    return config.slots or (bench.concurrency if bench is not None else 1)
+
+
+def _base_url(config: WorkerConfig, port: int | None) -> str:
+    url = (config.model_server_url or "http://127.0.0.1").rstrip("/")
+    return f"{url}:{port}" if port is not None else url
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

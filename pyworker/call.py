@@ -1,0 +1,153 @@
+"""A request as it came, in either of its two forms, up to the point where its ticket can be checked.
+
+- bearer: `Authorization: Bearer <ticket>`; method, query and body belong to the model and are passed on untouched.
+- envelope: `{"auth_data": {..., "ticket": ...}, "payload": ...}`, as Vast's clients send it. Those also send their API key in the
+  Authorization header and in `?api_key=`; neither is taken for a ticket and neither goes any further.
+"""
+
+from __future__ import annotations
+
+from urllib.parse import unquote_plus
+
+import msgspec
+from aiohttp import web
+from multidict import CIMultiDict, CIMultiDictProxy
+
+from .stopwatch import Stopwatch
+from .verify import Refused
+from .wire import http
+
+_Code = http.ErrorCode
+
+#: Meant for one connection (RFC 9110 7.6.1), or for us and not for the model.
+NOT_PASSED_ON = frozenset(
+    {
+        "connection",
+        "keep-alive",
+        "proxy-connection",
+        "proxy-authenticate",
+        "proxy-authorization",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+        "host",
+        "authorization",
+        "expect",
+        "content-length",
+    }
+)
+_OF_THE_ENVELOPE = NOT_PASSED_ON | {"content-type", "content-encoding"}
+
+_decode = msgspec.json.Decoder(http.Envelope).decode
+
+
+def bearer(request: web.BaseRequest) -> str | None:
+    """The ticket of a request in bearer form; None when there is none. An API key has no dots, and is no ticket."""
+    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+    token = token.strip()
+    return token if scheme.lower() == "bearer" and ("." in token or token.startswith("eyJ")) else None
+
+
+def envelope(body: bytes) -> http.Envelope:
+    """Take Vast's form apart; the payload stays raw. Raises Refused."""
+    try:
+        found = _decode(body)
+    except msgspec.ValidationError as error:
+        if b'"auth_data"' not in body:
+            raise _no_ticket() from error
+        raise Refused(422, _Code.BAD_FIELD, f"The envelope is not as it should be: {error}.") from error
+    except msgspec.DecodeError as error:
+        if b'"auth_data"' not in body:
+            raise _no_ticket() from error
+        raise Refused(422, _Code.BAD_JSON, "The body is not valid JSON.") from error
+    if not found.auth_data.ticket:
+        raise _no_ticket()
+    if found.session_id is not None:
+        raise Refused(410, _Code.NOT_FOUND, "This worker has no such session. Route the request again, without a session.")
+    return found
+
+
+def _no_ticket() -> Refused:
+    message = (
+        "There is no ticket. Ask the router (POST /route/) and send its ticket as `Authorization: Bearer <ticket>`, "
+        'or its whole answer as "auth_data" beside the "payload".'
+    )
+    return Refused(401, _Code.NO_TICKET, message)
+
+
+class Budget:
+    """Bytes of requests in envelope form held in memory, all together and each."""
+
+    def __init__(self, *, each: int, together: int) -> None:
+        self._each = each
+        self._together = together
+        self.held = 0
+
+    async def read(self, request: web.BaseRequest, watch: Stopwatch) -> bytes:
+        """The whole body; give() its length back later. Raises Refused: 413 when too large, 503 when others hold too much."""
+        declared = request.headers.get("Content-Length", "")
+        if declared.isdigit() and int(declared) > self._each:
+            raise self._too_large()
+        pieces: list[bytes] = []
+        taken = 0
+        try:
+            while True:
+                piece = await request.content.readany()
+                if not piece:
+                    break
+                watch.touch()
+                taken += len(piece)
+                self.held += len(piece)
+                if taken > self._each:
+                    raise self._too_large()
+                if self.held > self._together:
+                    message = "This worker holds as many request bodies as it may. Send large ones in bearer form, which streams."
+                    raise Refused(503, _Code.UNAVAILABLE, message, retry=True, retry_after_s=1.0)
+                pieces.append(piece)
+        except BaseException:
+            self.held -= taken
+            raise
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def give(self, size: int) -> None:
+        self.held -= size
+
+    def _too_large(self) -> Refused:
+        message = f"The envelope is larger than {self._each} bytes. Send the ticket as a bearer token: such bodies stream and have no limit."
+        return Refused(413, _Code.BODY_TOO_LARGE, message)
+
+
+def headers_for_model(request: web.BaseRequest, request_id: str, *, enveloped: bool) -> CIMultiDict[str]:
+    dropped = _OF_THE_ENVELOPE if enveloped else NOT_PASSED_ON
+    named = request.headers.get("Connection")
+    if named:
+        dropped |= {name.strip().lower() for name in named.split(",")}
+    passed = CIMultiDict((name, value) for name, value in request.headers.items() if name.lower() not in dropped)
+    if enveloped:
+        passed["Content-Type"] = "application/json"
+    elif "Content-Length" in request.headers:
+        passed["Content-Length"] = request.headers["Content-Length"]
+    passed["X-Request-Id"] = request_id
+    return passed
+
+
+def headers_for_client(upstream: CIMultiDictProxy[str], more: dict[str, str]) -> CIMultiDict[str]:
+    """Of the model's answer. Content-Length and Content-Encoding stay: the body is passed on as it is."""
+    dropped = _HOP_BY_HOP
+    named = upstream.get("Connection")
+    if named:
+        dropped |= {name.strip().lower() for name in named.split(",")}
+    passed = CIMultiDict((name, value) for name, value in upstream.items() if name.lower() not in dropped)
+    passed.update(more)
+    return passed
+
+
+_HOP_BY_HOP = NOT_PASSED_ON - {"host", "authorization", "expect", "content-length"}
+
+
+def without_api_key(query: str) -> str:
+    """The query string of a request in envelope form, less the key that Vast's clients put there."""
+    if "api" not in query.lower() and "%" not in query:
+        return query
+    return "&".join(part for part in query.split("&") if unquote_plus(part.partition("=")[0]).lower() != "api_key")

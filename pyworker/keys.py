@@ -1,0 +1,104 @@
+"""The router's public keys: fetched at start and now and then, kept on disk so that a worker restarts while the router is away."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import aiohttp
+import structlog
+
+from . import files
+from .verify import read_jwks
+
+log = structlog.get_logger()
+
+REFRESH_S = 300.0  #: how long a key that the router withdrew may live on here
+RETRY_S = (0.2, 15.0)  #: first and longest pause after a failed fetch
+ON_DEMAND_S = 2.0  #: unknown kids cause one fetch in this time at most, whoever sends them
+MAX_BYTES = 64 * 1024
+TIMEOUT_S = 5.0
+
+
+class KeyRing:
+    """`keys` is the live mapping kid -> 32 bytes. Run `run()` for as long as it should stay fresh."""
+
+    def __init__(self, *, control_url: str, cache: Path | None, monotonic: Callable[[], float]) -> None:
+        self._url = control_url.rstrip("/") + "/.well-known/jwks.json"
+        self._cache = cache
+        self._monotonic = monotonic
+        self._last_try_at = -float("inf")
+        self._fetching: asyncio.Task[None] | None = None
+        self._ready = asyncio.Event()
+        self.keys: dict[str, bytes] = {}
+        self._load_cache()
+
+    async def wait_ready(self) -> None:
+        """Until there is at least one key."""
+        await self._ready.wait()
+
+    @property
+    def ready(self) -> bool:
+        return self._ready.is_set()
+
+    async def run(self) -> None:
+        """Refresh until cancelled."""
+        pause = RETRY_S[0]
+        while True:
+            await self.fetch_now()
+            if self._last_good:
+                pause = RETRY_S[0]
+                await asyncio.sleep(REFRESH_S * random.uniform(0.8, 1.2))
+            else:
+                await asyncio.sleep(pause * random.uniform(0.5, 1.5))
+                pause = min(pause * 2, RETRY_S[1])
+
+    async def look_again(self) -> None:
+        """A ticket named a key we do not have. Fetches, but not oftener than ON_DEMAND_S; joins a fetch that is under way."""
+        if self._fetching is not None or self._monotonic() - self._last_try_at >= ON_DEMAND_S:
+            await self.fetch_now()
+
+    async def fetch_now(self) -> None:
+        """One fetch, shared by all who ask while it runs. A failure is logged and changes nothing."""
+        if self._fetching is None:
+            self._fetching = asyncio.create_task(self._fetch(), name="fetch keys")
+        # Shielded: one client that leaves must not end the fetch that others wait for.
+        await asyncio.shield(self._fetching)
+
+    async def _fetch(self) -> None:
+        self._last_try_at = self._monotonic()
+        self._last_good = False
+        try:
+            timeout = aiohttp.ClientTimeout(total=TIMEOUT_S)
+            async with aiohttp.ClientSession(timeout=timeout) as session, session.get(self._url, allow_redirects=False) as reply:
+                if reply.status != 200:
+                    raise ValueError(f"status {reply.status}")
+                document = await reply.content.read(MAX_BYTES)
+            keys = read_jwks(document)
+        except (aiohttp.ClientError, TimeoutError, ValueError, OSError) as error:
+            log.warning("keys_not_fetched", url=self._url, error=f"{type(error).__name__}: {error}", have=len(self.keys))
+            return
+        finally:
+            self._fetching = None
+        self._last_good = True
+        if keys != self.keys:
+            log.info("keys_changed", kids=sorted(keys))
+            self.keys.clear()
+            self.keys.update(keys)
+            self._ready.set()
+            if self._cache is not None:
+                files.write(self._cache, document)
+
+    _last_good = False
+
+    def _load_cache(self) -> None:
+        if self._cache is None or not self._cache.exists():
+            return
+        try:
+            self.keys.update(read_jwks(self._cache.read_bytes()))
+        except (OSError, ValueError) as error:
+            log.warning("key_cache_unreadable", path=str(self._cache), error=str(error))
+        else:
+            self._ready.set()

@@ -1,0 +1,131 @@
+"""The worker's HTTP port: probes for anybody, the model's routes for those with a ticket."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import hashlib
+import logging
+import ssl
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import structlog
+from aiohttp import web
+
+from . import replies
+from .config import PROBE_PATHS
+from .errors import PortTaken
+from .lifecycle import Life
+from .metrics import CONTENT_TYPE, Metrics
+from .routes import Routes
+from .serve import Serving
+from .wire import http, ids, states
+
+log = structlog.get_logger()
+
+MAX_HEADERS = 100
+MAX_HEADER_BYTES = 16 * 1024
+READ_BYTES = 64 * 1024
+IDLE_CONNECTION_S = 75.0
+#: How long the rest of a refused body is read and thrown away, so that the client gets to see the refusal.
+LINGER_S = 2.0
+
+_W = states.WorkerState
+#: GET /health and /ping: 200 ready, 204 on its way, 503 otherwise
+_HEALTH = {_W.READY: 200, _W.LOADING: 204, _W.MODEL_LOADING: 204, _W.BENCHMARKING: 204}
+
+
+class Server:
+    """Listens from open() to close()."""
+
+    def __init__(
+        self,
+        *,
+        serving: Serving,
+        routes: Routes,
+        metrics: Metrics,
+        life: Callable[[], Life],
+        worker_id: ids.WorkerId,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        self._serving = serving
+        self._routes = routes
+        self._metrics = metrics
+        self._life = life
+        self._worker_id = worker_id
+        self._tls = tls
+        self._http: web.Server | None = None
+        self._listener: asyncio.Server | None = None
+
+    async def open(self, host: str, port: int) -> int:
+        """Listen; returns the port. Raises PortTaken."""
+        quiet = logging.getLogger("pyworker.http")
+        quiet.addHandler(logging.NullHandler())
+        quiet.propagate = False  # aiohttp quotes bad requests in its log; ours holds no payloads
+        self._http = web.Server(
+            self._handle,
+            handler_cancellation=True,
+            access_log=None,
+            logger=quiet,
+            auto_decompress=False,
+            keepalive_timeout=IDLE_CONNECTION_S,
+            lingering_time=LINGER_S,
+            max_line_size=MAX_HEADER_BYTES,
+            max_field_size=MAX_HEADER_BYTES,
+            max_headers=MAX_HEADERS,
+            read_bufsize=READ_BYTES,
+        )
+        loop = asyncio.get_running_loop()
+        try:
+            self._listener = await loop.create_server(self._http, host, port, ssl=self._tls, backlog=1024)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
+            raise PortTaken(
+                f"port {port} on {host} is in use", "set WORKER_PORT to a free port, or end the process that has it"
+            ) from error
+        bound: int = self._listener.sockets[0].getsockname()[1]
+        return bound
+
+    async def close(self, grace_s: float = 1.0) -> None:
+        """Stop listening and end all connections; what is still being answered has grace_s."""
+        if self._listener is not None:
+            self._listener.close()
+        if self._http is not None:
+            await self._http.shutdown(grace_s)
+
+    async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        path, _, query = request.raw_path.partition("?")
+        if path in PROBE_PATHS and request.method in ("GET", "HEAD"):
+            return self._probe(path)
+        handler = self._routes.match(path)
+        if handler is None:
+            return replies.problem(
+                404, http.ErrorCode.NO_HANDLER, "This worker has no such route.", worker_id=self._worker_id, retry=False
+            )
+        return await self._serving.answer(request, handler, path, query)
+
+    def _probe(self, path: str) -> web.Response:
+        if path == "/metrics":
+            return web.Response(body=self._metrics.render(), headers={"Content-Type": CONTENT_TYPE})
+        if path == "/livez":
+            return web.Response(text="ok\n")
+        life = self._life()
+        body = {"state": life.state, "worker_id": self._worker_id}
+        if life.failure is not None:
+            body["cause"] = life.failure.cause
+        status = _HEALTH.get(life.state, 503)
+        return web.Response(
+            status=status, body=None if status == 204 else msgspec.json.encode(body), content_type="application/json"
+        )
+
+
+def tls_context(cert: Path, key: Path) -> tuple[ssl.SSLContext, str]:
+    """A server context and the SHA-256 fingerprint of its certificate, in hex."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(cert, key)
+    first = cert.read_text().split("-----END CERTIFICATE-----")[0] + "-----END CERTIFICATE-----\n"
+    start = first.index("-----BEGIN CERTIFICATE-----")
+    return context, hashlib.sha256(ssl.PEM_cert_to_DER_cert(first[start:])).hexdigest()
