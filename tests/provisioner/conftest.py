@@ -18,9 +18,11 @@ import pytest
 
 from provisioner.bundles import Bundles
 from provisioner.plan import Patience
+from provisioner.provider import Machine, MachineState
 from provisioner.providers.process import Folder, ProcessProvider, ProcessSettings
 from provisioner.reconcile import Rhythm
 from provisioner.wiring import provisioner
+from runtime import topology
 from runtime.nats_bus import NatsBus
 from schemas import codec, commands, events, subjects
 from schemas.ids import CommandId, EndpointId, GroupId, worker_id_for
@@ -136,6 +138,7 @@ class Desk:
         self.endpoint_id = endpoint_id
         self.events: list[events.AnyEvent] = []
         self.letters: list[commands.DeadLetter] = []
+        self.sent: list[int] = []
 
     async def follow(self) -> None:
         async with asyncio.TaskGroup() as tasks:
@@ -164,9 +167,10 @@ class Desk:
 
     async def send(self, command, msg_id: str | None = None) -> None:
         op = commands.op_of(command)
-        await self.bus.append(
-            subjects.command(op, command.endpoint_id), codec.encode(command), msg_id=msg_id or command.command_id
-        )
+        await self.post(subjects.command(op, command.endpoint_id), codec.encode(command), msg_id or command.command_id)
+
+    async def post(self, subject: str, data: bytes, msg_id: str) -> None:
+        self.sent.append((await self.bus.append(subject, data, msg_id=msg_id)).seq)
 
     async def event(self, kind: type, **fields):
         """The first event of this kind with these fields."""
@@ -198,8 +202,8 @@ class Desk:
         await self.bus.bucket(subjects.BUCKET_ENDPOINTS).put(subjects.endpoint_key(self.endpoint_id), codec.encode(record))
 
     async def queue_is_empty(self) -> bool:
-        """Nothing waits in the stream of commands."""
-        return (await self.bus._js.facts(subjects.STREAM_COMMANDS)).messages == 0
+        """Nothing that was sent waits in the stream of commands."""
+        return all([await self.bus.stored(subjects.STREAM_COMMANDS, seq) is None for seq in self.sent])
 
     async def intent(self, command_id: str):
         entry = await self.bus.bucket(subjects.BUCKET_IDEM).get(subjects.intent_key(command_id))
@@ -217,9 +221,94 @@ FACTS = {
 IMPATIENT = Rhythm(every_s=0.3, orphan_grace_s=0.2, abandoned_s=30.0)
 
 
+class ScriptedProvider:
+    """A provider in memory that answers as the test says: `script` holds, per call, errors to raise one after the other."""
+
+    preemption_notice_s = None
+
+    def __init__(self, name: str = "process") -> None:
+        self.name = name
+        self.machines: dict[str, Machine] = {}
+        self.script: dict[str, list[Exception]] = {}
+        self.calls: list[tuple[str, str]] = []
+        self.gate: asyncio.Event | None = None
+
+    async def _call(self, op: str, worker_id: str) -> None:
+        self.calls.append((op, worker_id))
+        if self.gate is not None:
+            await self.gate.wait()
+        if self.script.get(op):
+            raise self.script[op].pop(0)
+
+    async def offers(self, order):
+        return ()
+
+    async def create(self, order):
+        await self._call("create", order.worker_id)
+        machine = Machine(
+            worker_id=order.worker_id,
+            endpoint_id=order.endpoint_id,
+            group_id=order.group_id,
+            command_id=order.command_id,
+            state=MachineState.RUNNING,
+            template=order.template,
+            created_at=time.time(),
+            started_at=time.time(),
+            starts=1,
+        )
+        return self.machines.setdefault(order.worker_id, machine)
+
+    def put(self, worker_id, state, **more):
+        self.machines[worker_id] = msgspec.structs.replace(self.machines[worker_id], state=state, **more)
+        return self.machines[worker_id]
+
+    async def start(self, worker_id):
+        await self._call("start", worker_id)
+        return self.put(worker_id, MachineState.RUNNING, starts=self.machines[worker_id].starts + 1, started_at=time.time())
+
+    async def stop(self, worker_id):
+        await self._call("stop", worker_id)
+        return self.put(worker_id, MachineState.STOPPED)
+
+    async def destroy(self, worker_id):
+        await self._call("destroy", worker_id)
+        self.machines.pop(worker_id, None)
+        return ""
+
+    async def inventory(self):
+        if self.script.get("inventory"):
+            raise self.script["inventory"][0]
+        return list(self.machines.values())
+
+    async def describe(self, worker_id):
+        return self.machines.get(worker_id)
+
+    async def log_tail(self, worker_id, limit_bytes=4096):
+        return ""
+
+    async def watch(self, changed):
+        await asyncio.Event().wait()
+
+    def count(self, op: str, worker_id: str) -> int:
+        return self.calls.count((op, worker_id))
+
+
 @pytest.fixture
-async def desk(fresh_nats_server, bus_for, endpoint_id) -> AsyncIterator[Desk]:
-    bus = await bus_for("scaler", "desk", server=fresh_nats_server)
+def scripted() -> ScriptedProvider:
+    return ScriptedProvider()
+
+
+@pytest.fixture
+async def own_nats_server(bare_nats_server, monkeypatch):
+    """A server of this test's own, whose queue of commands tries again after half a second instead of half a minute."""
+    monkeypatch.setattr(topology, "COMMAND_BACKOFF_S", (0.5, 0.5, 0.5, 0.5, 0.5))
+    await bare_nats_server.make_topology()
+    return bare_nats_server
+
+
+@pytest.fixture
+async def desk(own_nats_server, bus_for, endpoint_id) -> AsyncIterator[Desk]:
+    bus = await bus_for("scaler", "desk", server=own_nats_server)
     made = Desk(bus, endpoint_id)
     following = asyncio.create_task(made.follow())
     yield made
@@ -229,13 +318,13 @@ async def desk(fresh_nats_server, bus_for, endpoint_id) -> AsyncIterator[Desk]:
 
 
 @pytest.fixture
-async def serving(fresh_nats_server, bus_for, make_provider):
+async def serving(own_nats_server, bus_for, make_provider):
     """serving(providers=..., rhythm=...): a running provisioner; `await` it, it stops with the test."""
     running: list[asyncio.Task] = []
 
-    async def serve(name: str = "provisioner", providers=None, rhythm=IMPATIENT, patience=None):
-        bus = await bus_for("provisioner", name, server=fresh_nats_server)
-        providers = {"process": make_provider()} if providers is None else providers(bus)
+    async def serve(*providers, name: str = "provisioner", rhythm=IMPATIENT, patience=None, bus=None):
+        bus = bus or await bus_for("provisioner", name, server=own_nats_server)
+        providers = {provider.name: provider for provider in providers or (make_provider(),)}
         service = provisioner(
             bus=bus,
             streams=bus,
