@@ -96,6 +96,7 @@ class Reservation(msgspec.Struct, frozen=True, kw_only=True):
     units: float
     reqnum: int
     ttl_s: float
+    requests: int = 1  #: tickets since the last message about this worker; `units` is their sum
 
 
 class ControlOrder(msgspec.Struct, frozen=True, kw_only=True):

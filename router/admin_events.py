@@ -1,0 +1,135 @@
+"""What happened, over HTTP: a live stream of events for the command line and the console, and Vast's two log calls."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+
+import msgspec
+from aiohttp import web
+
+from runtime.bus import Bus
+from schemas import subjects
+from schemas.ids import EndpointId
+
+from . import problems
+from .calls import Call, Table, reply
+from .eventlog import EventLog
+from .store import no_group
+from .switchboard import Switchboard
+
+#: A reader who is this far behind is cut off and may come back with `since`.
+MAX_BEHIND = 1000
+KEEPALIVE_S = 15.0
+#: Without `follow` the answer ends when this long nothing more came.
+CAUGHT_UP_S = 0.5
+MAX_TAIL = 1000
+
+
+class LogFields(msgspec.Struct, frozen=True, kw_only=True):
+    id: int
+    tail: int | None = None
+
+
+class EventAdmin:
+    """`now` is unix s."""
+
+    def __init__(self, bus: Bus, board: Switchboard, logs: EventLog, now: Callable[[], float]) -> None:
+        self._bus = bus
+        self._board = board
+        self._logs = logs
+        self._now = now
+
+    def add_to(self, table: Table) -> None:
+        table.add("GET", "/api/v1/events", self.stream)
+        table.add("POST", "/get_endpoint_logs/", self.endpoint_logs)
+        table.add("POST", "/get_autogroup_logs/", self.group_logs)
+        table.add("POST", "/get_workergroup_logs/", self.group_logs)
+
+    async def stream(self, call: Call) -> web.StreamResponse:
+        """Server-sent events. `since`: unix seconds, negative for seconds ago; `follow=1`: go on; `endpoint`, `kind` choose."""
+        await call.admin("read events")
+        query = call.request.query
+        follow = query.get("follow", "") in ("1", "true", "yes")
+        subject = self._subject(query.get("endpoint"), query.get("kind"))
+        since = self._since(query.get("since"), follow)
+
+        response = web.StreamResponse(
+            headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+        )
+        await response.prepare(call.request)
+        lines: asyncio.Queue[bytes] = asyncio.Queue(MAX_BEHIND)
+        behind = asyncio.Event()
+
+        def on_message(name: str, data: bytes, seq: int) -> None:
+            kind = name.split(".")[3]
+            try:
+                lines.put_nowait(b"id: %d\nevent: %s\ndata: %s\n\n" % (seq, kind.encode(), data))
+            except asyncio.QueueFull:
+                behind.set()
+
+        tail = asyncio.create_task(self._bus.tail(subjects.STREAM_EVENTS, [subject], on_message, since_at=since), name="tail")
+        try:
+            while not behind.is_set():
+                try:
+                    async with asyncio.timeout(KEEPALIVE_S if follow else CAUGHT_UP_S):
+                        await response.write(await lines.get())
+                except TimeoutError:
+                    if not follow or tail.done():
+                        break
+                    await response.write(b": still here\n\n")
+        finally:
+            tail.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await tail
+        await response.write_eof()
+        return response
+
+    async def endpoint_logs(self, call: Call) -> web.Response:
+        who = await call.who()
+        fields = await call.json(LogFields)
+        desk = self._board.desks.get(EndpointId(fields.id))
+        if desk is None:
+            raise problems.no_endpoint(fields.id)
+        if not who.is_admin and not (who.endpoints is not None and who.may_route(desk.id)):
+            raise problems.forbidden(f"read the log of endpoint {desk.name}")
+        return reply(self._logs.by_level(desk.id, None, _tail(fields)))
+
+    async def group_logs(self, call: Call) -> web.Response:
+        await call.admin("read logs of worker groups")
+        fields = await call.json(LogFields)
+        for desk in self._board.desks.values():
+            for group in desk.record.groups:
+                if group.id == fields.id:
+                    return reply(self._logs.by_level(desk.id, group.id, _tail(fields)))
+        raise no_group(fields.id)
+
+    def _subject(self, endpoint: str | None, kind: str | None) -> str:
+        if endpoint is None:
+            return subjects.events_of_kind(_kind(kind)) if kind is not None else subjects.EVENTS
+        desk = next((d for d in self._board.desks.values() if endpoint in (d.name, str(d.id))), None)
+        if desk is None:
+            raise problems.no_endpoint(endpoint)
+        return subjects.event(_kind(kind), desk.id) if kind is not None else subjects.events_of_endpoint(desk.id)
+
+    def _since(self, text: str | None, follow: bool) -> float | None:
+        if not text:
+            return None if follow else 0.0
+        try:
+            number = float(text)
+        except ValueError:
+            number = float("nan")
+        if not abs(number) < 1e12:
+            raise problems.bad_fields({"since": "must be unix seconds, or a negative number of seconds ago"})
+        return number if number >= 0 else max(0.0, self._now() + number)
+
+
+def _kind(text: str) -> str:
+    if not text or not all(char.isalnum() or char == "_" for char in text):
+        raise problems.bad_fields({"kind": "must be a kind of event, such as worker_ready"})
+    return text
+
+
+def _tail(fields: LogFields) -> int:
+    return max(1, min(fields.tail or MAX_TAIL, MAX_TAIL))

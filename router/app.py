@@ -1,0 +1,84 @@
+"""The router's one HTTP handler, and the socket it listens on."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import msgspec
+from aiohttp import web
+from aiohttp.abc import AbstractStreamWriter
+from aiohttp.http_parser import RawRequestMessage
+from aiohttp.streams import StreamReader
+from aiohttp.web_protocol import RequestHandler
+
+from schemas.http import MAX_ADMIN_BODY_BYTES, MAX_ROUTE_BODY_BYTES
+
+from . import calls
+from .api_keys import KeyRing
+from .calls import Call, Table
+from .routing import Held, Routing, read_request
+
+ROUTE_PATHS = frozenset({"/route/", "/route"})
+#: Longer than usual proxies keep idle connections, so that the proxy is the one that closes.
+KEEPALIVE_S = 75.0
+SHUTDOWN_S = 5.0
+BACKLOG = 1024
+
+
+class App:
+    """Callable as aiohttp's handler."""
+
+    def __init__(self, routing: Routing, keys: KeyRing, table: Table, now: Callable[[], float]) -> None:
+        self._routing = routing
+        self._keys = keys
+        self._table = table
+        self._now = now
+
+    async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
+        try:
+            if request.method == "POST" and request.path in ROUTE_PATHS:
+                return await self._route(request)
+            handler, params = await self._table.find(request)
+            response = await handler(Call(request, params, self._keys, self._now))
+        except Exception as error:  # noqa: BLE001  # every error becomes an answer; the unexpected are logged there
+            return calls.told(calls.as_problem(error), calls.request_id_of(request))
+        if not response.prepared:
+            response.headers.setdefault("X-Request-Id", calls.request_id_of(request))
+        return response
+
+    async def _route(self, request: web.BaseRequest) -> web.Response:
+        ask = read_request(await calls.read(request, MAX_ROUTE_BODY_BYTES))
+        started = self._routing.start(ask, self._routing.who(calls.key_of(request) or ask.api_key))
+        answer = await self._routing.finish(started) if isinstance(started, Held) else started
+        return web.Response(body=msgspec.json.encode(answer), content_type=calls.JSON)
+
+
+@asynccontextmanager
+async def listening(app: App, host: str, port: int) -> AsyncIterator[int]:
+    """Serve until the context ends; gives the port. A client that hangs up cancels its call."""
+    loop = asyncio.get_running_loop()
+
+    def request_factory(
+        message: RawRequestMessage,
+        payload: StreamReader,
+        protocol: RequestHandler,
+        writer: AbstractStreamWriter,
+        task: asyncio.Task[None],
+    ) -> web.BaseRequest:
+        return web.BaseRequest(message, payload, protocol, writer, task, loop, client_max_size=MAX_ADMIN_BODY_BYTES)
+
+    server = web.Server(
+        app, request_factory=request_factory, handler_cancellation=True, access_log=None, keepalive_timeout=KEEPALIVE_S
+    )
+    listener = await loop.create_server(server, host, port, backlog=BACKLOG, reuse_address=True)
+    try:
+        bound: socket.socket = listener.sockets[0]
+        yield bound.getsockname()[1]
+    finally:
+        # Stop accepting, let held calls end, then close.
+        listener.close()
+        server.pre_shutdown()
+        await server.shutdown(SHUTDOWN_S)

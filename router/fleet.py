@@ -1,0 +1,155 @@
+"""The workers of one endpoint at this router: the fold of records, heartbeats, promises and complaints, and the pools of
+those that are routable.
+"""
+
+from __future__ import annotations
+
+from zlib import crc32
+
+from schemas.ids import GroupId, WorkerId
+from schemas.records import WorkerRecord
+from schemas.states import COMING, WorkerState
+
+from . import view
+from .complaints import BENCH_S, Complaints, may_bench
+from .liveness import Liveness
+from .pool import Pool
+from .reservations import PROMISE_TTL_S
+from .view import Pulse, Standing, Worker
+
+
+class Fleet:
+    """Every change goes through here, so that a worker is in its group's pool exactly while it is routable.
+    `router` makes the order among equal workers this router's own. Times are monotonic s.
+    """
+
+    def __init__(self, liveness: Liveness, router: str) -> None:
+        self.workers: dict[WorkerId, Worker] = {}
+        self.pools: dict[GroupId, Pool] = {}
+        self.complaints = Complaints()
+        self._liveness = liveness
+        self._router = router
+        self._benched: set[Worker] = set()
+        self._owing: dict[WorkerId, Worker] = {}
+
+    # --- what happened ---
+
+    def record(self, record: WorkerRecord, now: float) -> bool:
+        """The scaler wrote. True when a worker became routable or routable again."""
+        worker = self.workers.get(record.worker_id)
+        if record.state is WorkerState.GONE:
+            self.gone(record.worker_id)
+            return False
+        if worker is None:
+            worker = Worker(record, crc32(f"{self._router}/{record.worker_id}".encode()))
+            self.workers[record.worker_id] = worker
+        elif worker.group_id != record.group_id:
+            self._pool(worker.group_id).remove(worker)
+        view.fold_record(worker, record)
+        return self._place(worker, now)
+
+    def gone(self, worker_id: WorkerId) -> None:
+        """Its record was removed."""
+        worker = self.workers.pop(worker_id, None)
+        if worker is not None:
+            self._pool(worker.group_id).remove(worker)
+            self._liveness.forget(worker)
+            self._benched.discard(worker)
+            self._owing.pop(worker_id, None)
+            self.complaints.forget(worker_id)
+
+    def pulse(self, pulse: Pulse, now: float) -> bool:
+        """A heartbeat came. True when the worker can take something it could not take before."""
+        worker = self.workers.get(pulse.worker_id)
+        if worker is None or not view.fold_pulse(worker, pulse, now):
+            return False
+        self._liveness.heard(worker, now)
+        self._place(worker, now)
+        return worker.standing is not Standing.OUT
+
+    def promised(self, worker: Worker, units: float, now: float) -> None:
+        """A ticket of this router names it."""
+        worker.ledger.promise(now, units)
+        self._owing[worker.id] = worker
+        self._pool(worker.group_id).took(worker)
+
+    def promised_by_peer(self, worker_id: WorkerId, requests: int, now: float) -> None:
+        """Another router gave out tickets for it."""
+        worker = self.workers.get(worker_id)
+        if worker is not None and worker.standing is not Standing.OUT:
+            worker.ledger.promise(now, 0.0, requests)
+            self._owing[worker_id] = worker
+            self._pool(worker.group_id).put(worker)
+
+    def complaint(self, worker_id: WorkerId, request_idx: int, now: float) -> bool:
+        """A client came back from it. True when it was set aside for it."""
+        worker = self.workers.get(worker_id)
+        if worker is None or not self.complaints.note(worker_id, request_idx, now):
+            return False
+        if worker.standing is Standing.OUT or not may_bench(len(self._benched), self.routable):
+            return False
+        worker.benched_until = now + BENCH_S
+        self._benched.add(worker)
+        self._place(worker, now)
+        return True
+
+    def silent(self, worker: Worker, now: float) -> None:
+        """Liveness says that it crossed a limit."""
+        self._place(worker, now)
+
+    def sweep(self, now: float) -> bool:
+        """Let time pass: broken promises and benches end. True when that freed something."""
+        freed = False
+        for worker in list(self._benched):
+            if worker.benched_until <= now:
+                self._benched.discard(worker)
+                freed |= self._place(worker, now)
+        for worker_id, worker in list(self._owing.items()):
+            # Without reports nothing tells a kept promise from a broken one, so it stands until the work should be done.
+            heard = now - worker.heard_at < PROMISE_TTL_S
+            life_s = PROMISE_TTL_S if heard else PROMISE_TTL_S + worker.ledger.own_units / worker.perf / worker.slots
+            if worker.ledger.expire(now - life_s):
+                self._pool(worker.group_id).put(worker)
+                freed = True
+            if not worker.ledger.requests:
+                del self._owing[worker_id]
+        return freed
+
+    # --- what is so ---
+
+    @property
+    def routable(self) -> int:
+        return sum(len(pool) for pool in self.pools.values())
+
+    @property
+    def coming(self) -> int:
+        """Workers on their way to ready."""
+        return sum(worker.record.state in COMING for worker in self.workers.values())
+
+    @property
+    def reserved_units(self) -> float:
+        """Work units that this router promised and no worker has reported."""
+        return sum(worker.ledger.own_units for worker in self._owing.values())
+
+    def others_than(self, excluded: set[WorkerId]) -> bool:
+        """Is any worker routable that is not one of these?"""
+        routable = self.routable
+        if routable > len(excluded):
+            return True
+        return any(worker.id not in excluded for pool in self.pools.values() for worker in pool)
+
+    def pool(self, group_id: GroupId) -> Pool:
+        return self._pool(group_id)
+
+    def _pool(self, group_id: GroupId) -> Pool:
+        pool = self.pools.get(group_id)
+        if pool is None:
+            pool = self.pools[group_id] = Pool()
+        return pool
+
+    def _place(self, worker: Worker, now: float) -> bool:
+        """Put it where it belongs now. True when it came in."""
+        was = worker.standing
+        worker.standing = view.standing(worker, self._liveness.silent_s(worker), now)
+        self._pool(worker.group_id).put(worker)
+        return was is Standing.OUT and worker.standing is not Standing.OUT
