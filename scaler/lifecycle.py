@@ -53,7 +53,9 @@ _BY_INTENT = {
     "destroy": WorkerState.DESTROYING,
     "reboot": WorkerState.REBOOTING,
 }
-_AT_REST = frozenset({None, "stopped", "stopping", "failed"})
+_RESTS = frozenset({"stopping", "stopped", "failed", "destroying", "gone"})
+#: Heartbeats of an ended process that are still under way arrive within this time.
+_LAST_WORDS_S = 5.0
 _LAUNCHED = frozenset({"creating", "starting", "running"})
 #: Instance states that show a command's effect.
 _EFFECT: dict[str, frozenset[str]] = {
@@ -110,13 +112,16 @@ def settled(fact: WorkerFact, at: float) -> WorkerFact:
 
 
 def with_instance(fact: WorkerFact, record: InstanceRecord, at: float) -> WorkerFact:
-    """The fact after the provisioner's record changed. A new launch forgets what the launch before said."""
+    """The fact after the provisioner's record changed."""
     intent = fact.intent
     if _is_launch(fact, record):
-        launched_at = (
-            intent.issued_at if intent is not None and intent.op in ("create", "start", "reboot") else record.state_at or at
-        )
+        commanded = intent is not None and intent.op in ("create", "start", "reboot")
+        launched_at = intent.issued_at if intent is not None and commanded else record.state_at or at
+        if fact.instance_state == "running":
+            fact = at_rest(fact)  # it rested and nobody told us
         fact = relaunched(fact, launched_at, from_cold=fact.instance_state in ("stopped", "stopping", "failed"))
+    elif record.state in _RESTS and fact.instance_state not in _RESTS:
+        fact = at_rest(fact)
     if intent is not None and _is_done(fact, record):
         intent = None
     failure = _without_log(record.failure) if record.state == "failed" else fact.failure
@@ -135,19 +140,21 @@ def with_instance(fact: WorkerFact, record: InstanceRecord, at: float) -> Worker
         created_at=record.created_at or fact.created_at,
         url=fact.url or record.url,
         failure=failure,
-        drain=None if record.state in ("stopped", "gone", "destroying") else fact.drain,
+        drain=None if record.state in _RESTS else fact.drain,
     )
 
 
 def relaunched(fact: WorkerFact, at: float, *, from_cold: bool) -> WorkerFact:
-    """The fact at the begin of a new start."""
+    """The fact at the begin of a new start. What its new process may have said already stays."""
+    return _replace(
+        fact, launched_at=at, from_cold=from_cold, ready_at=None, proven=False, blamed=False, drain=None, failure=None
+    )
+
+
+def at_rest(fact: WorkerFact) -> WorkerFact:
+    """The fact once its process ended: nothing that this boot says from now on counts."""
     return _replace(
         fact,
-        launched_at=at,
-        from_cold=from_cold,
-        ready_at=None,
-        proven=False,
-        blamed=False,
         liveness=Liveness.UNHEARD,
         beat_state=None,
         beat_at=None,
@@ -158,15 +165,13 @@ def relaunched(fact: WorkerFact, at: float, *, from_cold: bool) -> WorkerFact:
         inflight=0,
         queued=0,
         oldest_queued_s=0.0,
-        drain=None,
-        failure=None,
     )
 
 
-def hears(fact: WorkerFact, beat: Heartbeat) -> bool:
-    """Whether this heartbeat is news: not of an earlier start, not older than the last one."""
+def hears(fact: WorkerFact, beat: Heartbeat, at: float) -> bool:
+    """Whether this heartbeat is news: not older than the last one, and not the last words of a process that ended."""
     if beat.boot == fact.old_boot and beat.boot != "":
-        return False
+        return fact.instance_state == "running" and at > fact.instance_at + _LAST_WORDS_S
     if beat.boot == fact.boot:
         return beat.seq > fact.seq
     return beat.sent_at >= fact.beat_sent_at
@@ -189,7 +194,7 @@ def with_heartbeat(fact: WorkerFact, beat: Heartbeat, at: float) -> WorkerFact:
         beat_at=at,
         beat_sent_at=beat.sent_at,
         boot=beat.boot,
-        old_boot=fact.old_boot if same_boot or not fact.boot else fact.boot,
+        old_boot=fact.boot if fact.boot and not same_boot else "" if beat.boot == fact.old_boot else fact.old_boot,
         seq=beat.seq,
         url=beat.url or fact.url,
         perf=beat.perf or fact.perf,
@@ -213,7 +218,7 @@ def _is_launch(fact: WorkerFact, record: InstanceRecord) -> bool:
         return False  # its record was lost and is back; the worker went on all the time
     if fact.instance_state == "running":
         return record.state != "running"
-    return fact.instance_state in _AT_REST
+    return fact.instance_state is None or fact.instance_state in _RESTS
 
 
 def _is_done(fact: WorkerFact, record: InstanceRecord) -> bool:

@@ -152,7 +152,7 @@ def _endpoint(state: EndpointState, seen: EndpointSeen) -> EndpointState:
 def _heartbeat(state: EndpointState, seen: HeartbeatSeen, at: float, policy: Policy) -> EndpointState:
     beat = seen.heartbeat
     before = state.workers.get(beat.worker_id)
-    if before is None or not lifecycle.hears(before, beat):
+    if before is None or not lifecycle.hears(before, beat, at):
         return state  # no record of it: it is not ours to route to
     after = lifecycle.settled(lifecycle.with_heartbeat(before, beat, at), at)
     state = traffic.heard(state, before, after, at)
@@ -175,7 +175,9 @@ def _instance(state: EndpointState, seen: InstanceSeen, at: float, policy: Polic
             state = ageing.blamed(state, before, record.failure, at, policy)
         return without(state, seen.worker_id)
     if before is None:
+        # Its start was another's concern: a failure that is already there when we first see it is not counted.
         before = WorkerFact(
+            blamed=record.state == "failed",
             worker_id=record.worker_id,
             group_id=record.group_id,
             created_at=record.created_at or at,
