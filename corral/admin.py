@@ -11,7 +11,6 @@ import msgspec
 
 from .body import read_up_to
 from .control import Control, refused, unreachable
-from .errors import NotFound
 from .sse import EventParser
 from .wire import codec, events
 
@@ -31,8 +30,7 @@ class Admin:
 
     async def endpoint(self, name: str) -> Json:
         """Raises NotFound."""
-        answer: Json = await self._control.ask("GET", f"/api/v1/endpoints/{_part(name)}")
-        return answer
+        return _result(await self._control.ask("GET", f"/api/v1/endpoints/{_part(name)}"))
 
     async def create_endpoint(self, name: str, settings: Mapping[str, Any]) -> int:
         """The new endpoint's id. Raises Taken, BadRequest."""
@@ -40,10 +38,10 @@ class Admin:
         return int(answer["result"])
 
     async def update_endpoint(self, name: str, settings: Mapping[str, Any]) -> Json:
-        """Change what is named; the rest stays."""
+        """Change what is named; the rest stays. The endpoint as it is now."""
         endpoint_id = (await self.endpoint(name))["id"]
-        answer: Json = await self._control.ask("PUT", f"/api/v0/endptjobs/{endpoint_id}/", body=dict(settings))
-        return answer
+        answer = await self._control.ask("PUT", f"/api/v0/endptjobs/{endpoint_id}/", body=dict(settings))
+        return dict(answer["endpoint"])
 
     async def delete_endpoint(self, name: str) -> Json:
         """Its workers are drained and destroyed."""
@@ -59,10 +57,7 @@ class Admin:
 
     async def group(self, group_id: int) -> Json:
         """Raises NotFound."""
-        for group in await self.groups():
-            if group.get("id") == group_id:
-                return group
-        raise NotFound(f"no worker group {group_id}", status=404, code="no_group", hint="`corral group list` shows them")
+        return _result(await self._control.ask("GET", f"/api/v0/workergroups/{group_id:d}/"))
 
     async def create_group(self, endpoint: str, fields: Mapping[str, Any]) -> int:
         body = {"endpoint_name": endpoint, "search_params": "", **fields}
@@ -70,8 +65,7 @@ class Admin:
         return int(answer["id"])
 
     async def update_group(self, group_id: int, fields: Mapping[str, Any]) -> Json:
-        answer: Json = await self._control.ask("PUT", f"/api/v0/workergroups/{group_id:d}/", body=dict(fields))
-        return answer
+        return _result(await self._control.ask("PUT", f"/api/v0/workergroups/{group_id:d}/", body=dict(fields)))
 
     async def delete_group(self, group_id: int) -> Json:
         answer: Json = await self._control.ask("DELETE", f"/api/v0/workergroups/{group_id:d}/")
@@ -84,13 +78,12 @@ class Admin:
 
     async def template(self, name: str) -> Json:
         """Raises NotFound."""
-        answer: Json = await self._control.ask("GET", f"/api/v1/templates/{_part(name)}")
-        return answer
+        return _result(await self._control.ask("GET", f"/api/v1/templates/{_part(name)}"))
 
     async def put_template(self, template: Mapping[str, Any]) -> Json:
         """Create or replace. Groups keep the template they were made with until they are updated."""
-        answer: Json = await self._control.ask("PUT", f"/api/v1/templates/{_part(template['name'])}", body=dict(template))
-        return answer
+        path = f"/api/v1/templates/{_part(template['name'])}"
+        return _result(await self._control.ask("PUT", path, body=dict(template)))
 
     async def delete_template(self, name: str) -> Json:
         answer: Json = await self._control.ask("DELETE", f"/api/v1/templates/{_part(name)}")
@@ -104,20 +97,18 @@ class Admin:
 
     async def worker(self, worker_id: str) -> Json:
         """Raises NotFound."""
-        answer: Json = await self._control.ask("GET", f"/api/v1/workers/{_part(worker_id)}")
+        return _result(await self._control.ask("GET", f"/api/v1/workers/{_part(worker_id)}"))
+
+    async def order(self, worker_id: str, what: str, reason: str = "") -> Json:
+        """`what` is drain (finish, then go cold), start, reboot or destroy. Answered once the command is stored, with its id."""
+        path = f"/api/v1/workers/{_part(worker_id)}/{_part(what)}"
+        answer: Json = await self._control.ask("POST", path, body={"reason": reason})
         return answer
 
-    async def drain_worker(self, worker_id: str) -> Json:
-        """No new requests; what it has is finished."""
-        answer: Json = await self._control.ask("POST", f"/api/v1/workers/{_part(worker_id)}/drain", body={})
-        return answer
-
-    async def destroy_worker(self, worker_id: str) -> Json:
-        answer: Json = await self._control.ask("POST", f"/api/v1/workers/{_part(worker_id)}/destroy", body={})
-        return answer
-
-    async def enroll(self, endpoint: str, group: str, url: str = "") -> Json:
-        """Credentials for a machine that somebody brings: {worker_id, token}. The token is a secret and is shown once."""
+    async def enroll(self, endpoint: str, group: str | None = None, url: str = "") -> Json:
+        """Credentials for a machine that somebody brings: {worker_id, token}. The token is a secret and is shown once.
+        Without a group: the endpoint's only one.
+        """
         answer: Json = await self._control.ask("POST", "/api/v1/enroll", body={"endpoint": endpoint, "group": group, "url": url})
         return answer
 
@@ -126,11 +117,12 @@ class Admin:
     async def keys(self) -> list[Json]:
         return _results(await self._control.ask("GET", "/api/v1/keys"))
 
-    async def create_key(self, name: str, role: str = "client", endpoints: tuple[str, ...] = ()) -> Json:
-        """The answer holds the key itself, once."""
-        answer: Json = await self._control.ask(
-            "POST", "/api/v1/keys", body={"name": name, "role": role, "endpoints": list(endpoints)}
-        )
+    async def create_key(
+        self, name: str, role: str = "client", endpoint_ids: tuple[int, ...] = (), expires_in_s: float | None = None
+    ) -> Json:
+        """`key` of the answer is the key itself: it is shown once. No endpoints: all of them."""
+        body = {"name": name, "role": role, "endpoints": endpoint_ids, "expires_in_s": expires_in_s}
+        answer: Json = await self._control.ask("POST", "/api/v1/keys", body=body)
         return answer
 
     async def revoke_key(self, key_id: str) -> Json:
@@ -140,16 +132,16 @@ class Admin:
     # --- events ---------------------------------------------------------------------------------------------------
 
     async def events(
-        self, *, since_at: float | None = None, follow: bool = True, endpoint: str | None = None
+        self, *, since: float | None = None, follow: bool = True, endpoint: str | None = None, kind: str | None = None
     ) -> AsyncIterator[events.AnyEvent | codec.Unknown]:
-        """What happened, oldest first; with `follow` it goes on until the caller leaves or the router does.
+        """What happened, oldest first; with `follow` it goes on until the caller leaves or the router does. `since`: unix
+        seconds, or a negative number of seconds ago; None: from now on, or everything when not following.
         Raises ApiError, Unreachable.
         """
         params = {"follow": "1" if follow else "0"}
-        if since_at is not None:
-            params["since"] = f"{since_at:.3f}"
-        if endpoint is not None:
-            params["endpoint"] = endpoint
+        if since is not None:
+            params["since"] = f"{since:.3f}"
+        params |= {name: value for name, value in (("endpoint", endpoint), ("kind", kind)) if value is not None}
         parser = EventParser()
         try:
             async with self._control.events(params) as response:
@@ -165,6 +157,11 @@ class Admin:
 
 def _part(text: str) -> str:
     return quote(text, safe="")
+
+
+def _result(answer: Any) -> Json:
+    """Vast wraps a single thing in `result`."""
+    return dict(answer["result"])
 
 
 def _results(answer: Any) -> list[Json]:

@@ -123,8 +123,9 @@ def refused(status: int, data: bytes, url: str) -> errors.ApiError:
     else:
         hint = _HINTS.get(problem.error, "")
     message = problem.msg
-    if problem.fields:
-        message += ": " + "; ".join(f"{name} {what}" for name, what in problem.fields.items())
+    untold = [f"{name} {what}" for name, what in problem.fields.items() if name not in message]
+    if untold:
+        message += ": " + "; ".join(untold)
     kind = _BY_STATUS.get(status, errors.ApiError)
     return kind(message, status=status, code=problem.error, fields=problem.fields, request_id=problem.request_id, hint=hint)
 

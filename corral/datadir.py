@@ -36,7 +36,11 @@ class DataDir:
         self.nats = root / "nats"
         self.creds = root / "creds"
         self.router_keys = root / "router-keys"
-        self.workers = root / "workers"
+        self.provisioner = root / "provisioner"
+
+    def worker_log(self, worker_id: str) -> Path:
+        """Where the provisioner keeps what a local worker prints."""
+        return self.provisioner / "workers" / worker_id / "worker.log"
 
     def running(self) -> RunInfo | None:
         """What run.json says; None when there is none, or none that can be read."""

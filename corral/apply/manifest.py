@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from corral.wire import records, states
+from corral.wire import ids, records, states
 
 from .lines import Document, Path, documents
 
@@ -93,7 +93,9 @@ def read(sources: Iterable[tuple[str, str, str]], environ: Mapping[str, str]) ->
 
 def _template(document: Document, fields: dict[str, Any], folder: str, environ: Mapping[str, str]) -> records.Template:
     _known(document, fields, _TEMPLATE, ())
-    fields["name"] = _name(document, fields)
+    name = _name(document, fields)
+    if not ids.is_token(name):
+        raise document.error(f"not a name for a template: {name!r}", ("name",), "letters, digits, '_', '-'; at most 128")
     if isinstance(fields.get("command"), str):
         try:
             fields["command"] = shlex.split(fields["command"])

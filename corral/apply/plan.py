@@ -154,9 +154,19 @@ def differences(
             before = getattr(defaults, field.name)
         else:
             before = None if field.required else field.default if field.default is not msgspec.NODEFAULT else _made(field)
-        if before != after and field.name != "name":
+        if before == after or field.name == "name":
+            continue
+        if field.name == "env":  # its values may be secrets, and plans end up in logs
+            found.append(Change("env", None, _names_that_differ(before or {}, after)))
+        else:
             found.append(Change(field.name, before if now is not None else None, after))
     return tuple(found)
+
+
+def _names_that_differ(before: Mapping[str, str], after: Mapping[str, str]) -> str:
+    changed = [name for name in sorted(after) if before.get(name) != after[name]]
+    gone = [f"without {name}" for name in sorted(before.keys() - after.keys())]
+    return ", ".join(changed + gone)
 
 
 def _made(field: msgspec.structs.FieldInfo) -> Any:

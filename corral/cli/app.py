@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from . import apply, call, doctor, endpoint, events, group, key, worker
 from . import up as up_commands
 
 #: Vast writes --min_load where we write --min-load: both are understood, everywhere.
@@ -19,7 +20,8 @@ app = typer.Typer(
     epilog="Where is the control plane? --url, else CORRAL_URL, else the `corral up` of the data directory. The key likewise.",
 )
 
-up_commands.add(app)
+for part in (up_commands, apply, endpoint, group, worker, call, events, key, doctor):
+    part.add(app)
 
 
 @app.callback()

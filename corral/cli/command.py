@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import inspect
 import signal
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
@@ -51,9 +51,14 @@ class Session:
         self._stack = stack
         self._corral: Corral | None = None
 
+    @property
+    def given_connection(self) -> tuple[str | None, str | None]:
+        """--url and --api-key, as far as they were given."""
+        return self._given.get("url"), self._given.get("api_key")
+
     def connection(self) -> Connection:
         """Raises ConfigError."""
-        return find(self._given.get("url"), self._given.get("api_key"), data_dir=self.data_dir)
+        return find(*self.given_connection, data_dir=self.data_dir)
 
     async def corral(self) -> Corral:
         """Raises ConfigError."""
@@ -63,8 +68,17 @@ class Session:
         return self._corral
 
 
-def command(app: typer.Typer, name: str, *, aliases: tuple[str, ...] = (), local: bool = False) -> Callable[[Verb], Verb]:
-    """Declare a coroutine `verb(session, ...)` as a command. Its docstring is the help. `local`: needs no control plane."""
+def command(
+    app: typer.Typer,
+    name: str,
+    *,
+    aliases: tuple[str, ...] = (),
+    local: bool = False,
+    more: Sequence[inspect.Parameter] = (),
+) -> Callable[[Verb], Verb]:
+    """Declare a coroutine `verb(session, ...)` as a command. Its docstring is the help. `local`: needs no control plane. `more`:
+    generated parameters, which the verb takes as **keywords.
+    """
 
     def declare(verb: Verb) -> Verb:
         common = _LOCAL if local else _REMOTE
@@ -76,8 +90,11 @@ def command(app: typer.Typer, name: str, *, aliases: tuple[str, ...] = (), local
         hints = get_type_hints(verb, include_extras=True)
         own = list(inspect.signature(verb).parameters.values())[1:]
         parameters = [
-            parameter.replace(annotation=hints[parameter.name], kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own
-        ] + [
+            parameter.replace(annotation=hints[parameter.name], kind=inspect.Parameter.KEYWORD_ONLY)
+            for parameter in own
+            if parameter.kind is not inspect.Parameter.VAR_KEYWORD
+        ] + list(more)
+        parameters += [
             inspect.Parameter(
                 key, inspect.Parameter.KEYWORD_ONLY, default=False if annotation is _JSON else None, annotation=annotation
             )

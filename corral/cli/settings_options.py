@@ -36,7 +36,7 @@ def parameters() -> list[inspect.Parameter]:
         kind = int if field.type is int or field.type == (int | None) else float
         default = "unset" if field.default is None else f"{field.default:g}"
         flags = [f"--{field.name.replace('_', '-')}"] + (["--min-workers"] if field.name == "cold_workers" else [])
-        option = typer.Option(*flags, help=f"{HELP[field.name]} [default: {default}]", show_default=False, rich_help_panel=_PANEL)
+        option = typer.Option(*flags, help=f"{HELP[field.name]} (default: {default})", show_default=False, rich_help_panel=_PANEL)
         found.append(
             inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, option])
         )

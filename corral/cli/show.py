@@ -57,6 +57,11 @@ def ago(at: float | None) -> str:
     return "-" if not at else f"{seconds(max(time.time() - at, 0))} ago"
 
 
+def until(at: float) -> str:
+    left = at - time.time()
+    return f"in {seconds(left)}" if left > 0 else "expired"
+
+
 def number(value: Any) -> str:
     if value is None:
         return "-"

@@ -94,7 +94,7 @@ def _scaler(_plan: Plan, _bus: Bus) -> dict[str, str]:
 def _provisioner(plan: Plan, bus: Bus) -> dict[str, str]:
     return {
         "PROVISIONER_NAME": PROVISIONER,
-        "PROVISIONER_STATE_DIR": str(plan.data.workers),
+        "PROVISIONER_STATE_DIR": str(plan.data.provisioner),
         "PROVISIONER_CONTROL_URL": plan.url,
         "PROVISIONER_WORKER_NATS_URLS": bus.url,
         "PROVISIONER_WORKER_SIGNING_SEED_FILE": str(bus.worker_seed),
