@@ -3,9 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from .observation import Observation, Target
+from .workload import Workload
+
+
+class PoolFacts(NamedTuple):
+    """What an operator knows of a pool before the first request."""
+
+    slots: int  #: requests a worker serves at once
+    min_workers: int
+    max_workers: int
+    mean_service_s: float  #: how long a request holds a slot, from a benchmark
+
+    @classmethod
+    def of(cls, workload: Workload) -> PoolFacts:
+        return cls(workload.slots, workload.min_workers, workload.max_workers, workload.mean_service_s)
 
 
 class Policy(Protocol):
