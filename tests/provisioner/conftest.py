@@ -68,7 +68,10 @@ def processes_of(directory: Path) -> list[psutil.Process]:
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):
-            if process.environ().get("CORRAL_STATE_DIR", "").startswith(str(directory)) and process.status() != psutil.STATUS_ZOMBIE:
+            if (
+                process.environ().get("CORRAL_STATE_DIR", "").startswith(str(directory))
+                and process.status() != psutil.STATUS_ZOMBIE
+            ):
                 found.append(process)
     return found
 

@@ -1,6 +1,6 @@
 """A real provisioner in a process of its own that is killed (SIGKILL) at a named point, once. Run by test_crash.py.
 
-    crashing_provisioner.py STATE_DIR NATS_URL CREDS POINT
+crashing_provisioner.py STATE_DIR NATS_URL CREDS POINT
 """
 
 import asyncio

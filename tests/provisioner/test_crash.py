@@ -93,9 +93,7 @@ async def test_a_create_cut_short_yields_exactly_one_worker(
         (commands.DestroyWorker, "before the removal"),
     ],
 )
-async def test_an_end_cut_short_is_ended(
-    kind, point, desk, provisioner_process, template, state_dir, eventually, processes_of
-):
+async def test_an_end_cut_short_is_ended(kind, point, desk, provisioner_process, template, state_dir, eventually, processes_of):
     create = desk.create(template())
     first = await provisioner_process(point)
     await desk.do(create)

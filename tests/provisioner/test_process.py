@@ -1,0 +1,451 @@
+"""The provider "process" on real processes, without a bus."""
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import socket
+import stat
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from provisioner.hand import order_of
+from provisioner.provider import MachineState, Permanent, Transient
+from provisioner.providers.process import Folder, files, ports, proc
+from provisioner.providers.process.files import DirectoryInUse, ProcessState
+from provisioner.providers.process.gpus import Gpu
+from schemas import codec
+from schemas.commands import CreateWorker
+from schemas.ids import WorkerId, worker_number
+from schemas.reasons import Cause
+from schemas.records import Template
+from schemas.signals import WorkerBundle
+
+
+@pytest.fixture
+def order(make_command):
+    return lambda template, **more: order_of(make_command(CreateWorker, 42, template=template, endpoint_name="tiny", **more))
+
+
+@pytest.fixture
+def up(state_dir, eventually):
+    """Waits until a worker says that it is up; returns its pid."""
+
+    async def wait(machine) -> int:
+        path = state_dir / "workers" / machine.worker_id / "up"
+        await eventually(path.exists, "up")
+        return int(path.read_text())
+
+    return wait
+
+
+@pytest.fixture
+async def watching():
+    """watching(provider): follows it; returns the list of worker ids that it was told of."""
+    tasks = []
+
+    async def watch(provider) -> list[WorkerId]:
+        told: list[WorkerId] = []
+        tasks.append(asyncio.create_task(provider.watch(told.append)))
+        await asyncio.sleep(0)
+        return told
+
+    yield watch
+    for task in tasks:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+
+# --- what a worker is told -----------------------------------------------------------------------------------------
+
+
+async def test_a_worker_sees_vasts_environment_and_ours_and_none_of_our_secrets(
+    make_provider, order, template, up, state_dir, runs_of
+):
+    parent = {
+        "PATH": os.environ["PATH"],
+        "HOME": "/home/somebody",
+        "LC_ALL": "C.UTF-8",
+        "VIRTUAL_ENV": "/venv",
+        "PYTHONPATH": "/rooms",
+        "AWS_SECRET_ACCESS_KEY": "canary",
+        "HF_TOKEN": "canary",
+        "ALLOWED": "yes",
+        "NATS_PASSWORD": "canary",
+        "CORRAL_NATS_CREDS": "canary",
+        "CORRAL_API_KEY": "canary",
+        "ROUTER_ADMIN_KEY_SHA256": "canary",
+        "SCALER_NAME": "canary",
+        "PROVISIONER_WORKER_SIGNING_SEED_FILE": "canary",
+        "PYWORKER_X": "canary",
+    }
+    provider = make_provider(environ=parent, pass_environment=("ALLOWED", "CORRAL_API_KEY"))
+    wanted = order(template(env={"MODEL": "http://127.0.0.1:{MODEL_PORT}", "LITERAL": '{"a":1}', "WORKER_PORT": "1"}))
+    machine = await provider.create(wanted)
+    pid = await up(machine)
+    directory = state_dir / "workers" / machine.worker_id
+    (run,) = runs_of(directory)
+    env = run["env"]
+
+    port, number = env["WORKER_PORT"], str(worker_number(machine.worker_id))
+    assert env["CONTAINER_ID"] == number
+    assert env["VAST_CONTAINERLABEL"] == f"C.{number}"
+    assert machine.url == f"http://127.0.0.1:{port}"
+    assert env[f"VAST_TCP_PORT_{port}"] == port
+    assert env["PUBLIC_IPADDR"] == "127.0.0.1"
+    assert env["REPORT_ADDR"] == env["CORRAL_CONTROL_URL"] == "http://127.0.0.1:9"
+    assert env["USE_SSL"] == env["UNSECURED"] == "false"
+    assert env["GPU_COUNT"] == "0"
+    assert len(env["MASTER_TOKEN"]) == 32
+    assert env["CORRAL_WORKER_ID"] == machine.worker_id
+    assert env["CORRAL_ENDPOINT_ID"] == "42" and env["CORRAL_ENDPOINT"] == "tiny" and env["CORRAL_GROUP_ID"] == "1"
+    assert env["CORRAL_STATE_DIR"] == str(directory)
+    assert env["MODEL"] == f"http://127.0.0.1:{env['MODEL_PORT']}"
+    assert env["LITERAL"] == '{"a":1}'
+    assert int(env["MODEL_PORT"]) not in {int(port), int(port) + 1}
+    assert env["HOME"] == "/home/somebody" and env["LC_ALL"] == "C.UTF-8" and env["ALLOWED"] == "yes"
+
+    assert "canary" not in json.dumps(env)
+    assert "PYTHONPATH" not in env
+    assert psutil.Process(pid).exe() == psutil.Process().exe()
+    assert codec.decode(Path(env["CORRAL_WORKER_BUNDLE"]).read_bytes(), WorkerBundle).worker_id == machine.worker_id
+    for name in ("instance.json", "bundle.json", "worker.log"):
+        assert stat.S_IMODE((directory / name).stat().st_mode) == 0o600
+    assert stat.S_IMODE(directory.stat().st_mode) == 0o700
+
+
+async def test_a_worker_leads_a_session_of_its_own_and_inherits_no_files(make_provider, order, template, up):
+    provider = make_provider()
+    with open(os.devnull) as secret:
+        os.set_inheritable(secret.fileno(), True)
+        pid = await up(await provider.create(order(template())))
+        assert os.getsid(pid) == pid != os.getsid(0)
+        assert all(os.readlink(f"/proc/{pid}/fd/{fd}").endswith(("null", "worker.log")) for fd in (0, 1, 2))
+        assert str(secret.fileno()) not in os.listdir(f"/proc/{pid}/fd")
+
+
+async def test_create_again_finds_the_first(make_provider, order, template, up, processes_of, state_dir):
+    provider, wanted = make_provider(), order(template())
+    first = await provider.create(wanted)
+    await up(first)
+    assert await provider.create(wanted) == first
+    assert len(processes_of(state_dir)) == 1
+
+
+# --- stop and destroy ----------------------------------------------------------------------------------------------
+
+
+async def test_a_worker_that_ignores_sigterm_is_killed_with_all_it_started(
+    make_provider, order, template, up, state_dir, processes_of, eventually
+):
+    stubborn = (
+        "import subprocess; signal.signal(signal.SIGTERM, signal.SIG_IGN);"
+        "subprocess.Popen([sys.executable, '-S', '-c', 'import time, signal; signal.signal(15, signal.SIG_IGN); time.sleep(99)']);"
+        "subprocess.Popen([sys.executable, '-S', '-c', 'import time; time.sleep(99)'], start_new_session=True)"
+    )
+    provider = make_provider()
+    machine = await provider.create(order(template(stubborn, stop_timeout_s=0.3)))
+    await up(machine)
+    await eventually(lambda: len(processes_of(state_dir)) == 3)
+    began = time.monotonic()
+    stopped = await provider.stop(machine.worker_id)
+    assert time.monotonic() - began >= 0.3
+    assert stopped.state is MachineState.STOPPED
+    await eventually(lambda: not processes_of(state_dir), deadline_s=2)
+
+
+async def test_what_a_dead_worker_left_behind_is_ended_too(
+    make_provider, order, template, watching, state_dir, processes_of, eventually
+):
+    provider = make_provider()
+    told = await watching(provider)
+    leaves_a_child = "import subprocess; subprocess.Popen(['sleep', '99']); sys.exit(3)"
+    await provider.create(order(template(leaves_a_child)))
+    await eventually(lambda: told)
+    await eventually(lambda: not processes_of(state_dir), deadline_s=2)
+
+
+async def test_stop_keeps_the_disk_and_start_finds_it(make_provider, order, template, up, state_dir, runs_of):
+    provider = make_provider()
+    machine = await provider.create(order(template()))
+    first = await up(machine)
+    await provider.stop(machine.worker_id)
+    (state_dir / "workers" / machine.worker_id / "up").unlink()
+    # Another provisioner of another day.
+    provider = make_provider()
+    assert (await provider.describe(machine.worker_id)).state is MachineState.STOPPED
+    again = await provider.start(machine.worker_id)
+    assert await up(again) != first
+    one, two = runs_of(state_dir / "workers" / machine.worker_id)
+    assert one["env"]["MASTER_TOKEN"] == two["env"]["MASTER_TOKEN"]
+    assert again.starts == 2 and again.mtoken_sha256 == machine.mtoken_sha256
+
+
+async def test_destroy_leaves_nothing_and_is_harmless_again(make_provider, order, template, up, state_dir, processes_of):
+    provider = make_provider()
+    machine = await provider.create(order(template("print('last words', flush=True)")))
+    await up(machine)
+    assert "last words" in await provider.destroy(machine.worker_id)
+    assert not processes_of(state_dir) and not (state_dir / "workers" / machine.worker_id).exists()
+    assert await provider.destroy(machine.worker_id) == ""
+    assert await provider.describe(machine.worker_id) is None
+    for op in (provider.start, provider.stop):
+        with pytest.raises(Permanent) as refused:
+            await op(machine.worker_id)
+        assert refused.value.cause == Cause.HOST_LOST
+
+
+async def test_stop_all_stops_all_at_once(make_provider, order, template, up, processes_of, state_dir):
+    provider = make_provider()
+    for _ in range(3):
+        await up(await provider.create(order(template())))
+    stopped = await provider.stop_all()
+    assert [machine.state for machine in stopped] == [MachineState.STOPPED] * 3
+    assert not processes_of(state_dir)
+
+
+# --- a pid is not a name -------------------------------------------------------------------------------------------
+
+
+async def test_a_recycled_pid_is_not_mistaken_for_the_worker(make_provider, order, template, up, state_dir, kill, eventually):
+    provider = make_provider()
+    machine = await provider.create(order(template()))
+    kill(await up(machine))
+    bystander = await asyncio.create_subprocess_exec("sleep", "99", start_new_session=True)
+    try:
+        # As if the bystander had been given the dead worker's number.
+        folder = Folder(state_dir)
+        saved = folder.read(machine.worker_id)
+        await eventually(lambda: not proc.birth(saved.pid))
+        folder.write(files.msgspec.structs.replace(saved, pid=bystander.pid))
+        assert (await provider.describe(machine.worker_id)).state is MachineState.EXITED
+        folder.write(files.msgspec.structs.replace(saved, pid=bystander.pid))
+        assert (await provider.stop(machine.worker_id)).state is MachineState.STOPPED
+        folder.write(files.msgspec.structs.replace(saved, pid=bystander.pid, state=ProcessState.STOPPING))
+        await provider.destroy(machine.worker_id)
+        assert proc.birth(bystander.pid)
+    finally:
+        bystander.kill()
+        await bystander.wait()
+
+
+def test_birth_tells_processes_apart():
+    mine = proc.birth(os.getpid())
+    assert mine and proc.is_alive(os.getpid(), mine)
+    assert not proc.is_alive(os.getpid(), "another boot:1")
+    assert not proc.is_alive(os.getpid(), "") and not proc.is_alive(0, mine)
+
+
+# --- when it ends by itself ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "code, cause, words",
+    [
+        ("print('no such layer'); sys.exit(7)", Cause.START_CRASH, "code 7"),
+        ("os.kill(os.getpid(), 9)", Cause.MODEL_OOM, "SIGKILL"),
+        ("print('CUDA out of memory. Tried to allocate 2 GiB'); sys.exit(1)", Cause.MODEL_OOM, "code 1"),
+        ("sys.exit(137)", Cause.MODEL_OOM, "SIGKILL"),
+    ],
+)
+async def test_an_end_is_noticed_at_once_with_its_cause(code, cause, words, make_provider, order, template, watching, eventually):
+    provider = make_provider()
+    told = await watching(provider)
+    machine = await provider.create(order(template(code)))
+    await eventually(lambda: told == [machine.worker_id])
+    after = await provider.describe(machine.worker_id)
+    assert after.state is MachineState.EXITED
+    assert after.failure.cause == cause and words in after.failure.message
+    assert "hello from" in after.failure.log_tail
+
+
+async def test_an_end_is_noticed_within_a_second_of_a_kill(make_provider, order, template, up, watching, kill, eventually):
+    provider = make_provider()
+    told = await watching(provider)
+    machine = await provider.create(order(template()))
+    kill(await up(machine), signal.SIGSEGV)
+    await eventually(lambda: told, deadline_s=1.0)
+    assert "SIGSEGV" in (await provider.describe(machine.worker_id)).failure.message
+
+
+async def test_a_command_that_does_not_exist_leaves_nothing_behind(make_provider, order, state_dir):
+    provider = make_provider()
+    for template in (
+        Template(name="x", command=("/no/such/program",)),
+        Template(name="x", command=()),
+        Template(name="x", command=("python",), cwd="/no/such/folder"),
+    ):
+        with pytest.raises(Permanent) as refused:
+            await provider.create(order(template))
+        assert refused.value.cause == Cause.START_CRASH and refused.value.hint
+    assert not list((state_dir / "workers").iterdir())
+
+
+async def test_the_tail_is_of_the_latest_start_only_and_the_log_is_bounded(
+    make_provider, order, template, up, state_dir, eventually
+):
+    talks = "import itertools; runs = sum(1 for _ in open(here / 'runs.jsonl')); print('run', runs, flush=True)"
+    provider = make_provider(log_limit_bytes=2000)
+    machine = await provider.create(order(template(talks)))
+    await up(machine)
+    await provider.stop(machine.worker_id)
+    directory = state_dir / "workers" / machine.worker_id
+    (directory / "up").unlink()
+    await provider.start(machine.worker_id)
+    await up(machine)
+    tail = await provider.log_tail(machine.worker_id)
+    assert "run 2" in tail and "run 1" not in tail
+    assert "run 1" in (directory / "worker.log").read_text()
+
+    with (directory / "worker.log").open("a") as log:
+        log.write("x" * 3000)
+    assert files.rotate(directory / "worker.log", 2000)
+    assert (directory / "worker.log").stat().st_size == 0
+    assert len((directory / "worker.log.1").read_text()) > 3000
+    assert not files.rotate(directory / "worker.log", 2000)
+    # Its writer goes on where the file now ends, and the tail is found although the offset lies beyond it.
+    (directory / "worker.log").write_text("after the turn")
+    assert await provider.log_tail(machine.worker_id) == "after the turn"
+    assert len((await provider.log_tail(machine.worker_id, 5)).encode()) == 5
+
+
+# --- ports ---------------------------------------------------------------------------------------------------------
+
+
+async def test_a_start_takes_other_ports_when_its_own_are_taken_meanwhile(make_provider, order, template, up, state_dir):
+    provider = make_provider()
+    machine = await provider.create(order(template()))
+    await up(machine)
+    await provider.stop(machine.worker_id)
+    port = int(machine.url.rpartition(":")[2])
+    with socket.create_server(("127.0.0.1", port)):
+        again = await provider.start(machine.worker_id)
+        assert again.url != machine.url
+
+
+async def test_a_port_conflict_is_mended_once_and_then_named(
+    make_provider, order, template, watching, state_dir, runs_of, eventually
+):
+    """Somebody takes the port between our look and the worker's bind."""
+    provider = make_provider()
+    told = await watching(provider)
+    unlucky = (
+        "import socket; runs = sum(1 for _ in open(here / 'runs.jsonl'));"
+        "runs < 2 and (print('OSError: [Errno 98] Address already in use', flush=True), sys.exit(1))"
+    )
+    lucky_later = await provider.create(order(template(unlucky)))
+    await eventually(lambda: lucky_later.worker_id in told)
+    after = await provider.describe(lucky_later.worker_id)
+    assert after.state is MachineState.RUNNING and after.url != lucky_later.url
+
+    never = await provider.create(order(template("print('Address already in use', flush=True); sys.exit(1)")))
+    await eventually(lambda: told.count(never.worker_id) == 2)
+    after = await provider.describe(never.worker_id)
+    assert after.state is MachineState.EXITED and after.failure.cause == Cause.PORT_CONFLICT
+    assert len({run["env"]["WORKER_PORT"] for run in runs_of(state_dir / "workers" / never.worker_id)}) == 2
+
+
+async def test_workers_never_share_ports(make_provider, order, template):
+    first = next(base for base in range(24000, 29000, 8) if all(map(ports.is_port_free, range(base, base + 8))))
+    provider = make_provider(port_span=(first, first + 7))  # two blocks
+    urls = {(await provider.create(order(template()))).url for _ in range(2)}
+    assert len(urls) == 2
+    with pytest.raises(Transient) as full:
+        await provider.create(order(template()))
+    assert full.value.cause == Cause.PORT_CONFLICT
+
+
+# --- room and GPUs -------------------------------------------------------------------------------------------------
+
+
+async def test_no_more_workers_than_allowed_run_at_once(make_provider, order, template):
+    provider = make_provider(max_workers=1)
+    wanted = order(template())
+    assert [offer.count for offer in await provider.offers(wanted)] == [1]
+    first = await provider.create(wanted)
+    assert not await provider.offers(wanted)
+    with pytest.raises(Permanent) as refused:
+        await provider.create(order(template()))
+    assert refused.value.cause == Cause.NO_OFFER
+    await provider.stop(first.worker_id)
+    second = await provider.create(order(template()))
+    with pytest.raises(Permanent):
+        await provider.start(first.worker_id)
+    assert (await provider.describe(first.worker_id)).state is MachineState.STOPPED
+    assert (await provider.describe(second.worker_id)).state is MachineState.RUNNING
+
+
+async def test_a_gpu_belongs_to_one_hot_worker(make_provider, order, template, up, state_dir, runs_of):
+    gpus = (Gpu(0, "H100", 80.0), Gpu(1, "H100", 80.0), Gpu(2, "L4", 24.0))
+    provider = make_provider(gpus_here=lambda: gpus)
+
+    def visible(machine):
+        return runs_of(state_dir / "workers" / machine.worker_id)[-1]["env"]["CUDA_VISIBLE_DEVICES"]
+
+    small = await provider.create(order(template(gpus=1)))  # the smallest that will do
+    big = await provider.create(order(template(gpus=1), gpu_ram=40.0))
+    none = await provider.create(order(template()))
+    for machine in (small, big, none):
+        await up(machine)
+    assert (visible(small), visible(big), visible(none)) == ("2", "0", "")
+    assert (small.gpu_name, big.gpu_name, big.num_gpus) == ("L4", "H100", 1)
+
+    two = order(template(gpus=2))
+    assert not await provider.offers(two)
+    with pytest.raises(Permanent) as refused:
+        await provider.create(two)
+    assert refused.value.cause == Cause.NO_OFFER
+    assert not (state_dir / "workers" / two.worker_id).exists()
+    await provider.stop(big.worker_id)
+    assert [offer.gpu_name for offer in await provider.offers(two)] == ["H100"]
+    both = await provider.create(two)
+    await up(both)
+    assert visible(both) == "0,1"
+
+
+# --- the directory -------------------------------------------------------------------------------------------------
+
+
+def test_one_provisioner_per_directory(state_dir):
+    with Folder(state_dir).locked(), pytest.raises(DirectoryInUse), Folder(state_dir).locked():
+        pass
+    with Folder(state_dir).locked():
+        pass
+
+
+async def test_a_damaged_file_is_set_aside_and_its_process_ended(
+    make_provider, order, template, up, state_dir, processes_of, eventually
+):
+    provider = make_provider()
+    broken, sound = await provider.create(order(template())), await provider.create(order(template()))
+    await up(broken)
+    (state_dir / "workers" / broken.worker_id / "instance.json").write_text('{"worker_id": ')
+    assert [machine.worker_id for machine in await provider.inventory()] == [sound.worker_id]
+    await eventually(lambda: len(processes_of(state_dir)) == 1, deadline_s=2)
+    assert (state_dir / "workers" / f"{broken.worker_id}.damaged" / "worker.log").exists()
+
+
+@pytest.mark.parametrize("name", ["../escape", "w1/../../x", "", "W1", "w1.damaged"])
+def test_no_worker_id_leads_out_of_the_directory(state_dir, name):
+    with pytest.raises(ValueError):
+        Folder(state_dir).of(WorkerId(name))
+
+
+async def test_credentials_are_renewed_before_they_expire(make_provider, order, template, watching, state_dir, eventually):
+    clock = [1_000_000.0]
+    provider = make_provider(now=lambda: clock[0])
+    machine = await provider.create(order(template()))
+    folder = Folder(state_dir)
+    first = folder.read_bundle(machine.worker_id)
+    clock[0] += 1700
+    told = await watching(provider)
+    await eventually(lambda: not told)
+    assert folder.read_bundle(machine.worker_id) == first
+    clock[0] += 200  # past half of an hour
+    await watching(provider)
+    await eventually(lambda: folder.read_bundle(machine.worker_id).expires_at > first.expires_at)
