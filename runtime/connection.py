@@ -21,7 +21,7 @@ from typing import Any
 
 import nats.errors
 import structlog
-from nats.aio.client import Client
+from nats.aio.client import PING_PROTO, Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
@@ -173,13 +173,16 @@ class Link:
     async def round_trip(self, timeout_s: float = _ROUND_TRIP_S) -> bool:
         """Wait until the server has read all that we sent; False when it did not say so in time.
 
-        nats-py's own flush() cancels its future on a timeout, and the late answer then ends the read loop. So this one is never cancelled.
+        nats-py's own flush() cancels its future on a timeout, and the late answer then ends the read loop; and its PING overtakes
+        what still waits to be written. This one is never cancelled and waits in line.
         """
         client = self._client
         if client is None or not client.is_connected:
             return False
         answered: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        await client._send_ping(answered)  # noqa: SLF001
+        client._pongs.append(answered)  # noqa: SLF001
+        await client._send_command(PING_PROTO)  # noqa: SLF001
+        await client._flush_pending()  # noqa: SLF001
         await asyncio.wait({answered}, timeout=timeout_s)
         return answered.done()
 

@@ -133,7 +133,7 @@ class EmbeddedServer:
                 await asyncio.sleep(backoff_s)
                 backoff_s = 0.05 if loop.time() - started > _HEALTHY_RUN_S else min(backoff_s * 2, _BACKOFF_MAX_S)
                 await self.start()
-                log.info("nats_server_restarted", pid=self.pid)
+                log.info("embedded_nats_serving", server_pid=self.pid)
         finally:
             await self.stop()
 

@@ -28,7 +28,7 @@ class Key:
         """Raises ValueError when the text is no seed."""
         try:
             self._pair = nkeys.from_seed(bytearray(seed.strip().encode()))
-            self.public = str(self._pair.public_key, "ascii")
+            self.public = bytes(self._pair.public_key).decode()
         except (nkeys.NkeysError, ValueError) as error:
             raise ValueError(f"not an nkey seed: {type(error).__name__}") from error
         self.seed = seed.strip()

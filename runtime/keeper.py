@@ -7,7 +7,6 @@ Makes keys on the first start, credentials of every role of the control plane an
 from __future__ import annotations
 
 import argparse
-import asyncio
 import os
 from pathlib import Path
 
@@ -25,28 +24,10 @@ log = structlog.get_logger()
 
 #: Each is also the name of its one user.
 ROLES = (Role.ROUTER, Role.SCALER, Role.PROVISIONER, Role.MIGRATE, Role.OPERATOR)
-_POLL_S = 0.2
 
 
 class KeeperSettings(msgspec.Struct, frozen=True, kw_only=True):
     log_level: str = "info"
-
-
-class _Herald:
-    """Says each new server process, so that whoever watches our log knows its pid."""
-
-    def __init__(self, server: EmbeddedServer) -> None:
-        self._server = server
-        self._known = server.pid
-
-    async def run(self) -> None:
-        """Until cancelled."""
-        while True:
-            await asyncio.sleep(_POLL_S)
-            pid = self._server.pid
-            if pid is not None and pid != self._known:
-                self._known = pid
-                log.info("embedded_nats_serving", server_pid=pid)
 
 
 async def keep(directory: Path, creds: Path, port: int | None) -> None:
@@ -59,7 +40,7 @@ async def keep(directory: Path, creds: Path, port: int | None) -> None:
         nats = NatsSettings(urls=(server.url,), creds=str(creds / f"{Role.MIGRATE}.creds"))
         await migrate.migrate(migrate.MigrateSettings(nats=nats))
         log.info("embedded_nats_ready", url=server.url, monitoring_url=server.monitoring_url, server_pid=server.pid)
-        await serve(_Herald(server), server)
+        await serve(server)
     finally:
         await server.stop()
         server.close()

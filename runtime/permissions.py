@@ -129,10 +129,8 @@ def cp_scopes() -> dict[Role, Scope]:
                 js.stream_info("*"),
                 f"{js.API}.CONSUMER.INFO.>",
                 f"{js.API}.CONSUMER.LIST.*",
-                f"{js.API}.DIRECT.GET.>",
-                js.stream_info(subjects.STREAM_EVENTS),
-                js.direct_get(subjects.STREAM_EVENTS),
-                *(js.message_get(js.kv_stream(bucket)) for bucket in OPERATOR_BUCKETS),
+                *_reads(*OPERATOR_BUCKETS),
+                *_tails(*_STREAMS),
             ),
             subscribe=(subjects.EVERYTHING, *_hears(*OPERATOR_BUCKETS), js.CONNECTION_INBOXES, own_inbox),
         ),
@@ -141,6 +139,15 @@ def cp_scopes() -> dict[Role, Scope]:
 
 #: What an operator's `nats` command line may look into: everything but the hashes of API keys.
 OPERATOR_BUCKETS = tuple(bucket for bucket in subjects.BUCKETS if bucket != subjects.BUCKET_KEYS)
+
+
+_STREAMS = (
+    subjects.STREAM_COMMANDS,
+    subjects.STREAM_WORKER_EVENTS,
+    subjects.STREAM_ADVISORIES,
+    subjects.STREAM_DEAD_LETTERS,
+    subjects.STREAM_EVENTS,
+)
 
 
 def evt_scopes() -> dict[Role, Scope]:

@@ -87,11 +87,14 @@ class Puller:
             stack.callback(self._link.on_down.remove, self._on_down)
             self._link.on_denied.append(self._on_denied)
             stack.callback(self._link.on_denied.remove, self._on_denied)
-            tasks = await stack.enter_async_context(asyncio.TaskGroup())
+            tasks: set[asyncio.Task[None]] = set()
+            stack.push_async_callback(_cancel, tasks)
 
             def take(message: Msg) -> None:
                 self._busy += 1
-                tasks.create_task(self._handle(handle, message), name=f"{self._durable} {message.subject}")
+                task = asyncio.create_task(self._handle(handle, message), name=f"{self._durable} {message.subject}")
+                tasks.add(task)
+                task.add_done_callback(tasks.discard)
 
             # A pulled message keeps its own subject, so it cannot come through the inbox that all requests share.
             subscribed = await self._link.subscribe(inbox, lambda message: self._on_message(message, take))
@@ -194,3 +197,9 @@ class _Pull:
             self.over.set_exception(result)
         else:
             self.over.set_result(result)
+
+
+async def _cancel(tasks: set[asyncio.Task[None]]) -> None:
+    for task in list(tasks):
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
