@@ -18,11 +18,12 @@ from sim.machines import Machine
 from sim.run import run
 from sim.service import FixedRate, ProcessorSharing
 from sim.peers.knative import KnativeAutoscaler
+from sim.policy import PoolFacts
 
 workload = synthetic.make("bursty", seed=3, hours=6)
 machine = Machine(crash_mtbf_s=3600.0)
 for service in (FixedRate, ProcessorSharing):
-    print(run(workload, KnativeAutoscaler(workload), machine=machine, seed=2, service=service, record=True).digest)
+    print(run(workload, KnativeAutoscaler(PoolFacts.of(workload)), machine=machine, seed=2, service=service, record=True).digest)
 """
 
 
