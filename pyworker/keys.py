@@ -17,7 +17,9 @@ log = structlog.get_logger()
 
 REFRESH_S = 300.0  #: how long a key that the router withdrew may live on here
 RETRY_S = (0.2, 15.0)  #: first and longest pause after a failed fetch
-ON_DEMAND_S = 2.0  #: unknown kids cause one fetch in this time at most, whoever sends them
+#: Unknown kids, whoever sends them, cause this many fetches at once and then one each ON_DEMAND_S.
+ON_DEMAND_BURST = 3
+ON_DEMAND_S = 5.0
 MAX_BYTES = 64 * 1024
 TIMEOUT_S = 5.0
 
@@ -29,9 +31,11 @@ class KeyRing:
         self._url = control_url.rstrip("/") + "/.well-known/jwks.json"
         self._cache = cache
         self._monotonic = monotonic
-        self._last_try_at = -float("inf")
+        self._allowance = float(ON_DEMAND_BURST)
+        self._allowance_at = monotonic()
         self._fetching: asyncio.Task[None] | None = None
         self._ready = asyncio.Event()
+        self._last_good = False
         self.keys: dict[str, bytes] = {}
         self._load_cache()
 
@@ -56,9 +60,15 @@ class KeyRing:
                 pause = min(pause * 2, RETRY_S[1])
 
     async def look_again(self) -> None:
-        """A ticket named a key we do not have. Fetches, but not oftener than ON_DEMAND_S; joins a fetch that is under way."""
-        if self._fetching is not None or self._monotonic() - self._last_try_at >= ON_DEMAND_S:
-            await self.fetch_now()
+        """A ticket named a key we do not have. Fetches within the allowance; joins a fetch that is under way."""
+        if self._fetching is None:
+            now = self._monotonic()
+            self._allowance = min(ON_DEMAND_BURST, self._allowance + (now - self._allowance_at) / ON_DEMAND_S)
+            self._allowance_at = now
+            if self._allowance < 1:
+                return
+            self._allowance -= 1
+        await self.fetch_now()
 
     async def fetch_now(self) -> None:
         """One fetch, shared by all who ask while it runs. A failure is logged and changes nothing."""
@@ -68,7 +78,6 @@ class KeyRing:
         await asyncio.shield(self._fetching)
 
     async def _fetch(self) -> None:
-        self._last_try_at = self._monotonic()
         self._last_good = False
         try:
             timeout = aiohttp.ClientTimeout(total=TIMEOUT_S)
@@ -90,8 +99,6 @@ class KeyRing:
             self._ready.set()
             if self._cache is not None:
                 files.write(self._cache, document)
-
-    _last_good = False
 
     def _load_cache(self) -> None:
         if self._cache is None or not self._cache.exists():
