@@ -50,7 +50,7 @@ class Workload:
         return float(self.service_us.mean()) / SECOND_US
 
     def prefix(self, hours: float) -> Workload:
-        """The first hours of it, against the same worker."""
+        """The first hours of it, against the same worker. Raises ValueError when nothing came in them."""
         keep = int(np.searchsorted(self.arrival_us, int(hours * 3600 * SECOND_US), "right"))
         return Workload(
             name=self.name,
@@ -74,7 +74,12 @@ def sized(  # what it takes to turn a log of requests into a question for a scal
     max_workers: int,
     min_workers: int,
 ) -> Workload:
-    """A workload whose reference worker is as fast as makes the mean load `mean_workers` workers."""
+    """A workload whose reference worker is as fast as makes the mean load `mean_workers` workers.
+
+    Raises ValueError without requests.
+    """
+    if not len(arrival_us):
+        raise ValueError(f"workload {name}: not a single request")
     end_s = -(-(int(arrival_us[-1]) + SECOND_US) // SECOND_US)
     return Workload(
         name=name,
