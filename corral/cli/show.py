@@ -118,23 +118,23 @@ class Show:
         if self.as_json:
             self.json({"ok": True, "message": sentence, **facts})
         else:
-            self.out.print(Text.assemble(("✓ ", "green"), sentence))
+            self.out.print(Text.assemble(("✓ ", "green"), sentence), soft_wrap=True)
 
     def note(self, sentence: str) -> None:
         if not self.as_json:
-            self.err.print(sentence, style="dim", markup=False)
+            self.err.print(sentence, style="dim", markup=False, soft_wrap=True)
 
     def error(self, error: CorralError) -> None:
         """What and why in red, what to do next below."""
         if self.as_json:
             self.err.file.write(msgspec.json.encode(_facts(error)).decode() + "\n")
             return
-        self.err.print(Text.assemble(("error: ", "bold red"), error.message))
+        self.err.print(Text.assemble(("error: ", "bold red"), error.message), soft_wrap=True)
         if isinstance(error, GaveUp):
             for attempt in error.attempts:
-                self.err.print(Text(f"  {attempt.worker_id}: {attempt.outcome}: {attempt.message}"))
+                self.err.print(Text(f"  {attempt.worker_id}: {attempt.outcome}: {attempt.message}"), soft_wrap=True)
         if error.hint:
-            self.err.print(Text.assemble(("  next: ", "bold"), error.hint))
+            self.err.print(Text.assemble(("  next: ", "bold"), error.hint), soft_wrap=True)
 
 
 def _facts(error: CorralError) -> dict[str, Any]:

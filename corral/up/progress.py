@@ -38,18 +38,18 @@ class Progress:
         if self._status is not None:
             self._status.update(escape(what))
         elif not (self._json or self._quiet):
-            self._console.print(f"[dim]{time.monotonic() - self._began:6.1f} s[/]  {escape(what)}")
+            self._console.print(f"[dim]{time.monotonic() - self._began:6.1f} s[/]  {escape(what)}", soft_wrap=True)
 
     def say(self, what: str) -> None:
         if not (self._json or self._quiet):
-            self._console.print(what)
+            self._console.print(what, soft_wrap=True)
 
     def loud(self, what: str, **facts: Any) -> None:
         """Something an operator must not miss; said even when quiet."""
         if self._json:
             self.fact("warning", message=what, **facts)
         else:
-            self._console.print(f"[bold red]![/] {escape(what)}")
+            self._console.print(f"[bold red]![/] {escape(what)}", soft_wrap=True)
 
     def fact(self, event: str, **facts: Any) -> None:
         """One JSON line on stdout, only with --json."""
