@@ -68,7 +68,7 @@ def _rest(wanted: Want, limited: Limited) -> Want:
             wanted, why=Why.IDLE, sentence=f"no request for {silent_s:.0f} s (inactivity_timeout is {timeout_s:.0f} s)"
         )
     text = f"{wanted.sentence}; no request for {silent_s:.0f} s (inactivity_timeout is {timeout_s:.0f} s): 0"
-    return _replace(wanted, hot=0, asked=0, why=Why.IDLE, sentence=text)
+    return _replace(wanted, hot=0, asked=0, units_per_s=0.0, why=Why.IDLE, sentence=text)
 
 
 def _present(wanted: Want, limited: Limited) -> Want:
@@ -121,7 +121,7 @@ def _overrides_down(wanted: Want, limited: Limited) -> Want:
             text = (
                 f"{wanted.sentence}; {override.owner} allows at most {override.hot_max} ({override.reason or 'no reason given'})"
             )
-            wanted = _replace(wanted, hot=override.hot_max, why=Why.MANUAL, sentence=text)
+            wanted = _replace(wanted, hot=override.hot_max, units_per_s=None, why=Why.MANUAL, sentence=text)
     return wanted
 
 
@@ -133,7 +133,7 @@ def _max_workers(wanted: Want, limited: Limited) -> Want:
     capped = _replace(wanted, hot=min(wanted.hot, ceiling), total=min(wanted.total, ceiling), floor=min(wanted.floor, ceiling))
     if wanted.hot <= ceiling:
         return capped
-    return _replace(capped, why=Why.MAX_WORKERS, sentence=f"{wanted.sentence}; max_workers allows {ceiling}")
+    return _replace(capped, units_per_s=None, why=Why.MAX_WORKERS, sentence=f"{wanted.sentence}; max_workers allows {ceiling}")
 
 
 def _count_for(units_per_s: float, limited: Limited) -> int:

@@ -14,6 +14,7 @@ from schemas.states import WorkerState
 
 from .types import EndpointState, LastDecision, WorkerFact
 
+FORMAT = 1
 MAX_BYTES = 64 * 1024
 _COMPRESS_ABOVE_BYTES = 16 * 1024
 _ZLIB_MAGIC = 0x78  # a zlib stream begins with it, a JSON object with a brace
@@ -42,9 +43,12 @@ def load(data: bytes) -> EndpointState:
     try:
         if data[:1] and data[0] == _ZLIB_MAGIC:
             data = zlib.decompress(data)
-        return _decoder.decode(data)
+        state = _decoder.decode(data)
     except (msgspec.DecodeError, zlib.error) as error:
         raise ValueError(f"not a scaler state: {error}") from error
+    if state.format > FORMAT:
+        raise ValueError(f"a scaler state of format {state.format}, this version knows {FORMAT}: upgrade the scaler")
+    return state
 
 
 def snapshot(state: EndpointState) -> EndpointState:

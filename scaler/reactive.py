@@ -33,6 +33,7 @@ class _Signal(msgspec.Struct, frozen=True):
     busy_workers: float | None
     calm_busy_workers: float | None
     most_present: float
+    calm_arrivals: float
     perf: float | None
     capacity_units_per_s: float
     lead_s: float
@@ -81,6 +82,7 @@ def _measure(state: EndpointState, roster: Roster, policy: Policy, now: float) -
         calm_units_per_s=calm,
         busy_workers=window.mean_per_s(demand.busy_workers_s, now, policy.window_s),
         calm_busy_workers=window.mean_per_s(demand.busy_workers_s, now, policy.calm_window_s),
+        calm_arrivals=(window.mean_per_s(demand.arrivals, now, policy.calm_window_s) or 0.0) * policy.calm_window_s,
         most_present=window.peak(demand.present_peaks, now, policy.calm_window_s),
         perf=perf,
         capacity_units_per_s=capacity.total(state, roster.hot, perf) if perf else 0.0,
@@ -144,8 +146,10 @@ def _keep(state: EndpointState, signal: _Signal, policy: Policy, now: float) -> 
     assert state.spec is not None
     util = state.spec.settings.target_util
     most = max(int(signal.most_present), signal.here.requests, 1)
-    load = max(signal.load_units_per_s or 0.0, signal.calm_units_per_s or 0.0) * (1 + policy.down_band)
-    busy = max(signal.busy_workers or 0.0, signal.calm_busy_workers or 0.0) * (1 + policy.down_band)
+    # N random arrivals make a rate that is known to one part in sqrt(N): a smaller change is no change.
+    band = min(max(policy.down_band, signal.calm_arrivals**-0.5 if signal.calm_arrivals else 0.0), 0.25)
+    load = max(signal.load_units_per_s or 0.0, signal.calm_units_per_s or 0.0) * (1 + band)
+    busy = max(signal.busy_workers or 0.0, signal.calm_busy_workers or 0.0) * (1 + band)
     by_load = capacity.workers_for(load / util, signal.perf, policy.up_tolerance) if signal.perf is not None else 0
     by_busy = max(0, ceil(busy / util - policy.up_tolerance))
     by_calm = min(max(by_load, by_busy), most)
@@ -156,17 +160,16 @@ def _keep(state: EndpointState, signal: _Signal, policy: Policy, now: float) -> 
 
 
 def _averaging_s(state: EndpointState, roster: Roster, perf: float | None, policy: Policy, now: float) -> float:
-    """Long requests come seldom: average over at least two service times, or one of them would look like a flood."""
-    if perf is None:
-        return policy.window_s
+    """Few or long requests are averaged over longer, or one of them would look like a flood."""
     demand = state.demand
     arrivals = window.mean_per_s(demand.arrivals, now, policy.calm_window_s)
     units = window.mean_per_s(demand.arrived_units, now, policy.calm_window_s)
     if not arrivals or not units:
         return policy.window_s
+    enough_s = policy.sure_arrivals / arrivals
     slots = [worker.slots for worker in roster.hot if worker.slots > 0]
-    service_s = units / arrivals / perf * (sum(slots) / len(slots) if slots else 1.0)
-    return min(max(policy.window_s, 2 * service_s), policy.calm_window_s)
+    service_s = units / arrivals / perf * (sum(slots) / len(slots) if slots else 1.0) if perf else 0.0
+    return min(max(policy.window_s, enough_s, 2 * service_s), policy.calm_window_s)
 
 
 def _lead_s(state: EndpointState, roster: Roster, policy: Policy) -> float:

@@ -11,12 +11,13 @@ from schemas.signals import DemandReport
 from schemas.states import WorkerState
 
 from . import window
-from .types import EndpointState, Liveness, Policy, RouterFact, Telemetry, WorkerFact
+from .types import EndpointState, Liveness, Policy, RouterFact, WorkerFact
 
 _replace = msgspec.structs.replace
 
 _SERVING = frozenset({WorkerState.READY, WorkerState.DRAINING})
-_FORGET_ROUTER_S = 60.0
+_JUST_NOW_S = 2.0
+_MOST_ROUTERS = 32
 
 
 class Present(msgspec.Struct, frozen=True):
@@ -71,15 +72,17 @@ def present(state: EndpointState, now: float, policy: Policy) -> Present:
 
 
 def reported(state: EndpointState, report: DemandReport, at: float) -> EndpointState:
-    """The state after a router's report."""
+    """The state after a router's report. Of a router that was never heard before only the gauges count: nobody knows since
+    when its totals run.
+    """
     known = state.routers.get(report.router)
     if known is not None and known.boot == report.boot and report.seq <= known.seq:
         return state
     arrivals, units = 0, 0.0
     if known is not None and known.boot == report.boot:
         arrivals, units = report.arrivals_total - known.arrivals_total, report.arrived_units_total - known.arrived_units_total
-    elif known is not None or state.telemetry is Telemetry.LIVE:
-        arrivals, units = report.arrivals_total, report.arrived_units_total  # it began while we listened
+    elif known is not None and known.boot:
+        arrivals, units = report.arrivals_total, report.arrived_units_total  # it began anew while we listened
     router = RouterFact(
         boot=report.boot,
         seq=report.seq,
@@ -95,12 +98,15 @@ def reported(state: EndpointState, report: DemandReport, at: float) -> EndpointS
     )
     demand = state.demand
     if arrivals > 0:
+        # A router with news says so within a second, so what is new came just now, unless we could not hear it.
+        was_deaf = known is not None and known.seen_at < state.telemetry_at
+        begin_at = known.seen_at if known is not None and was_deaf else at
         demand = _replace(
             demand,
-            arrivals=window.added(demand.arrivals, at, float(arrivals)),
-            arrived_units=window.added(demand.arrived_units, at, max(units, 0.0)),
+            arrivals=window.spread(demand.arrivals, begin_at, at, float(arrivals)),
+            arrived_units=window.spread(demand.arrived_units, begin_at, at, max(units, 0.0)),
         )
-    if arrivals > 0 or report.waiting > 0:
+    if arrivals > 0 or report.waiting > 0 or report.sent_at - report.last_arrival_at < _JUST_NOW_S:
         demand = _replace(demand, last_activity_at=at)
     return _replace(state, routers={**state.routers, report.router: router}, demand=demand)
 
@@ -121,7 +127,8 @@ def heard(state: EndpointState, before: WorkerFact, after: WorkerFact, at: float
     demand = state.demand
     if before.boot == after.boot and after.served_units_total > before.served_units_total:
         served = after.served_units_total - before.served_units_total
-        demand = _replace(demand, served_units=window.added(demand.served_units, at, served))
+        begin_at = at if before.beat_at is None else before.beat_at
+        demand = _replace(demand, served_units=window.spread(demand.served_units, begin_at, at, served))
     if after.busy_at > before.busy_at:
         demand = _replace(demand, last_activity_at=at)
     return state if demand is state.demand else _replace(state, demand=demand)
@@ -138,9 +145,9 @@ def sampled(state: EndpointState, at: float, policy: Policy) -> EndpointState:
     )
     here = present(state, at, policy)
     routers = state.routers
-    silent = [name for name, r in routers.items() if r.marked_at is None and at - r.seen_at > _FORGET_ROUTER_S]
-    if silent:
-        routers = {name: router for name, router in routers.items() if name not in silent}
+    if len(routers) > _MOST_ROUTERS:
+        newest = sorted(routers, key=lambda name: routers[name].seen_at)[-_MOST_ROUTERS:]
+        routers = {name: routers[name] for name in newest}
     busy_workers_s = demand.busy_workers_s
     if elapsed_s > 0:
         busy_workers_s = window.added(busy_workers_s, at, busy * elapsed_s)

@@ -303,7 +303,8 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     mark_fresh_s: float = 900.0  #: a durable demand mark counts for this long
     # hysteresis
     down_hold_s: float = 60.0  #: nothing goes down that was wanted within this time
-    down_band: float = 0.1  #: relative gap between the load that adds a worker and the one that frees it
+    down_band: float = 0.03  #: least relative gap between the load that adds a worker and the one that frees it
+    sure_arrivals: float = 20.0  #: as many requests make an average; fewer are averaged over longer
     up_tolerance: float = 0.02  #: part of a worker by which load may exceed the pool before one is added
     # cold pool, where the user sets nothing
     cold_keep_s: float = 6 * 3600.0  #: as many are kept as were hot at once within this time

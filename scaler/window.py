@@ -35,6 +35,21 @@ def added(window: Window, at: float, amount: float) -> Window:
     return _replace(moved, values=(*moved.values[:-1], moved.values[-1] + amount))
 
 
+def spread(window: Window, begin_at: float, at: float, amount: float) -> Window:
+    """The window with `amount` more, evenly over the time from `begin_at` to `at`: what came while nobody listened."""
+    moved = advanced(window, at)
+    first_at = (moved.last - moved.size + 1) * moved.bucket_s
+    if at - begin_at <= moved.bucket_s:
+        return added(moved, at, amount)
+    values = list(moved.values)
+    for index in range(moved.size):
+        bucket_at = first_at + index * moved.bucket_s
+        covered_s = min(at, bucket_at + moved.bucket_s) - max(begin_at, bucket_at)
+        if covered_s > 0:
+            values[index] += amount * covered_s / (at - begin_at)
+    return _replace(moved, values=tuple(values))
+
+
 def raised(window: Window, at: float, value: float) -> Window:
     """The window whose newest bucket is at least `value`."""
     moved = advanced(window, at)
