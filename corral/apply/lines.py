@@ -36,9 +36,9 @@ def documents(text: str, file: str) -> list[Document]:
     """All documents of a file that are not empty. Raises ManifestError: not YAML, a key twice, too big, too deep."""
     if len(text.encode()) > MAX_FILE_BYTES:
         raise ManifestError(file, f"more than {MAX_FILE_BYTES} bytes", "split it into several files")
-    loader = yaml.SafeLoader(text)
     found = []
     try:
+        loader = yaml.SafeLoader(text)
         while loader.check_node():
             node = loader.get_node()
             lines: dict[Path, int] = {}
@@ -53,8 +53,6 @@ def documents(text: str, file: str) -> list[Document]:
         ) from error
     except yaml.YAMLError as error:
         raise ManifestError(file, f"not YAML: {error}") from error
-    finally:
-        loader.dispose()
     return found
 
 
@@ -67,7 +65,10 @@ def _plain(loader: yaml.SafeLoader, node: yaml.Node, path: Path, lines: dict[Pat
         return _mapping(loader, node, path, lines, file)
     if isinstance(node, yaml.SequenceNode):
         return [_plain(loader, item, (*path, index), lines, file) for index, item in enumerate(node.value)]
-    return loader.construct_object(node)
+    try:
+        return loader.construct_object(node)
+    except ValueError as error:  # 2026-99-99 looks like a date
+        raise ManifestError(f"{file}:{line}", f"not a value: {error}", "put it in quotes if it is text") from error
 
 
 def _mapping(loader: yaml.SafeLoader, node: yaml.MappingNode, path: Path, lines: dict[Path, int], file: str) -> dict[str, Any]:

@@ -1,0 +1,146 @@
+"""What people write for `corral apply`: strict, with the line, and a proposal where there is one."""
+
+import math
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from corral.apply import manifest
+from corral.errors import ManifestError
+
+GOOD = """\
+kind: Template
+name: echo
+command: python worker.py --size 'a b'
+cwd: app
+env: {LOAD: 0.5, FAST: true, TOKEN: }
+---
+# an empty document is none
+---
+kind: Endpoint
+name: echo
+min_load: 0
+max_workers: 3
+inactivity_timeout: -1
+groups:
+  - {name: local, template: echo, weight: 2}
+  - {name: cheap, template: echo, tier: 1, search_params: "gpu_ram>=24"}
+"""
+
+
+def read(text, folder="/project", **environ):
+    return manifest.read([("corral.yaml", folder, text)], environ)
+
+
+def refused(text, **environ):
+    with pytest.raises(ManifestError) as caught:
+        read(text, **environ)
+    return str(caught.value)
+
+
+def test_a_good_file():
+    found = read(GOOD, TOKEN="from outside")
+    [template] = found.templates
+    assert template.command == ("python", "worker.py", "--size", "a b")
+    assert template.cwd == "/project/app"
+    assert template.env == {"LOAD": "0.5", "FAST": "true", "TOKEN": "from outside"}
+    [endpoint] = found.endpoints
+    assert (endpoint.settings.max_workers, endpoint.settings.inactivity_timeout, endpoint.settings.target_util) == (3, -1, 0.9)
+    assert [(group.name, group.tier, group.weight) for group in endpoint.groups] == [("local", 0, 2), ("cheap", 1, 1)]
+
+
+def test_the_working_directory_is_the_files_own_when_none_is_given():
+    assert read("kind: Template\nname: t\ncommand: [x]\n").templates[0].cwd == "/project"
+    assert read("kind: Template\nname: t\nimage: me/model\n").templates[0].cwd == ""  # a container has its own
+
+
+def test_env_as_a_list():
+    template = read("kind: Template\nname: t\ncommand: [x]\nenv: [A=1=2, B]\n", B="b").templates[0]
+    assert template.env == {"A": "1=2", "B": "b"}
+
+
+def test_defaults_by_merge_keys():
+    text = "kind: Endpoint\nname: e\n<<: &d {max_workers: 7, min_load: 1}\nmin_load: 2\n"
+    settings = read(text).endpoints[0].settings
+    assert (settings.max_workers, settings.min_load) == (7, 2)
+
+
+def test_min_workers_is_the_guides_name_for_cold_workers():
+    assert read("kind: Endpoint\nname: e\nmin_workers: 2\n").endpoints[0].settings.cold_workers == 2
+
+
+@pytest.mark.parametrize(
+    "text,line,words",
+    [
+        ("kind: Endpoint\nname: e\nmin_laod: 3\n", 3, ["unknown field 'min_laod'", "did you mean 'min_load'?"]),
+        ("kind: Endpoint\nname: e\ngroups:\n- name: g\n  template: t\n  wieght: 1\n", 6, ["unknown field 'wieght'", "'weight'"]),
+        ("kind: Endpoint\nname: e\ngroups:\n- name: g\n  template: t\n  weight: heavy\n", 6, ["groups.0.weight", "got `str`"]),
+        ("kind: Endpoint\nname: e\ngroups:\n- name: g\n", 4, ["missing required field `template`"]),
+        (
+            "kind: Endpoint\nname: e\ngroups:\n- {name: g, template: t}\n- {name: g, template: t}\n",
+            5,
+            ["two groups are called 'g'"],
+        ),
+        ("kind: Endpoint\nname: e\nmax_workers: 2\ncold_workers: 3\n", 4, ["cold_workers (3) is more than max_workers (2)"]),
+        ("kind: Endpoint\nname: e\nmin_load: .nan\n", 3, ["finite"]),
+        ("kind: Endpoint\nname: e\nmin_load: .inf\n", 3, ["finite"]),
+        ("kind: Endpoint\nname: e\nmin_load: '3'\n", 3, ["Expected `float`"]),
+        ("kind: Endpoint\nname: e\nmin_workers: 1\ncold_workers: 1\n", 3, ["the same parameter"]),
+        ("kind: Endpoint\nname: e\nstate: asleep\n", 3, ["state", "asleep"]),
+        ("kind: Endpoint\nname: e\nname: f\n", 3, ["'name' is given twice"]),
+        ("kind: Endpoint\nname: a/b\n", 2, ["not a name"]),
+        ("kind: Endpoint\n", 1, ["no name"]),
+        ("kind: Template\nname: has space\ncommand: x\n", 2, ["not a name for a template"]),
+        ("kind: Template\nname: t\n", 1, ["has no command"]),
+        ('kind: Template\nname: t\ncommand: "a \'b"\n', 3, ["command: No closing quotation"]),
+        ("kind: Template\nname: t\ncommand: x\nenv: [SECRET]\n", 4, ["env SECRET has no value here"]),
+        ("kind: Template\nname: t\ncommand: x\nenv: {A: [1]}\n", 4, ["env A must be text"]),
+        ("kind: Cluster\nname: x\n", 1, ["unknown kind 'Cluster'", "Template or Endpoint"]),
+        ("name: x\n", 1, ["no `kind`"]),
+        ("- a\n- b\n", 1, ["must be fields with values"]),
+        ("kind: [\n", 2, ["not YAML"]),
+        ("1: x\n", 1, ["must be text, not 1"]),
+        ("kind: Endpoint\nname: e\n---\n\nkind: Endpoint\nname: e\n", 6, ["'e' is described twice"]),
+    ],
+)
+def test_what_is_wrong_is_named_with_its_line(text, line, words):
+    said = refused(text)
+    assert said.startswith(f"corral.yaml:{line}: "), said
+    for word in words:
+        assert word in said
+
+
+def test_a_file_that_would_fill_the_memory_is_refused():
+    assert "more than" in refused("#" * (1024 * 1024 + 1))
+    assert "nested" in refused("kind: " + "[" * 60 + "]" * 60)
+
+
+@given(st.text(max_size=200))
+def test_any_text_is_read_or_refused_with_a_reason(text):
+    try:
+        read(text)
+    except ManifestError as error:
+        assert error.message.startswith("corral.yaml")
+
+
+scalars = st.none() | st.booleans() | st.integers(-5, 5) | st.floats() | st.text(max_size=5)
+values = st.recursive(
+    scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3)
+)
+fields = st.sampled_from(
+    ["kind", "name", "command", "env", "cwd", "groups", "state", "min_load", "max_workers", "weight", "template", "gpus", "image"]
+)
+
+
+@given(st.sampled_from(["Template", "Endpoint"]), st.dictionaries(fields, values, max_size=6))
+def test_any_value_in_any_field_is_read_or_refused_with_a_reason(kind, document):
+    text = yaml.safe_dump({"name": "n", **document, "kind": kind}, allow_unicode=True)
+    try:
+        found = read(text)
+    except ManifestError:
+        return
+    for endpoint in found.endpoints:
+        assert not endpoint.settings.problems()
+        assert math.isfinite(endpoint.settings.min_load)
