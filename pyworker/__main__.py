@@ -5,11 +5,13 @@ The file either runs its worker itself, or leaves a WorkerConfig (or a Worker) u
 
 from __future__ import annotations
 
+import os
 import runpy
 import sys
 from pathlib import Path
 
 from .config import WorkerConfig
+from .errors import ConfigError
 from .worker import Worker
 
 _USAGE = "usage: python -m pyworker FILE.py"
@@ -23,13 +25,18 @@ def main(arguments: list[str]) -> int:
     if not path.is_file():
         print(f"pyworker: there is no file {path}\n{_USAGE}", file=sys.stderr)
         return 2
-    _step_aside(path.parent)
+    sys.path.insert(0, str(path.parent))
+    _step_aside(path)
     runs = Worker.runs
-    names = runpy.run_path(str(path), run_name="__corral_worker__")
-    if Worker.runs > runs:
-        return 0  # it ran its worker itself
-    found = [value for value in names.values() if isinstance(value, Worker)]
-    found += [Worker(value) for value in names.values() if isinstance(value, WorkerConfig)] if not found else []
+    try:
+        names = runpy.run_path(str(path), run_name="__corral_worker__")
+        if Worker.runs > runs:
+            return 0  # it ran its worker itself
+        found = [value for value in names.values() if isinstance(value, Worker)]
+        found += [Worker(value) for value in names.values() if isinstance(value, WorkerConfig)] if not found else []
+    except ConfigError as error:
+        print(f"pyworker: {path.name}: {error}", file=sys.stderr)
+        return 2
     if len(found) != 1:
         print(
             f"pyworker: {path.name} must leave exactly one WorkerConfig or Worker at module level, not {len(found)}",
@@ -40,12 +47,14 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def _step_aside(folder: Path) -> None:
-    """The user's own modules come first, even those named like ours: in a checkout `schemas` is already loaded, and forgotten here."""
-    sys.path.insert(0, str(folder))
-    if (folder / "schemas.py").exists() or (folder / "schemas").is_dir():
-        for name in [name for name in sys.modules if name == "schemas" or name.startswith("schemas.")]:
-            del sys.modules[name]
+def _step_aside(path: Path) -> None:
+    """The user's own modules come first, even one called `schemas`. An installed pyworker has its own under a private name; in a
+    checkout ours is already loaded under that name, so start again with the user's folder first on the path (see wire.py).
+    """
+    theirs = path.parent / "schemas.py", path.parent / "schemas"
+    if "schemas" in sys.modules and any(one.exists() for one in theirs):
+        again = f"import sys; sys.path.insert(0, {str(path.parent)!r}); from pyworker.__main__ import main; sys.exit(main([{str(path)!r}]))"
+        os.execv(sys.executable, [sys.executable, "-c", again])  # noqa: S606 -- our own interpreter, our own words
 
 
 if __name__ == "__main__":

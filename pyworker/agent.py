@@ -40,6 +40,7 @@ from .wire import reasons, records, signals, states
 log = structlog.get_logger()
 
 GPU_READ_S = 2.0
+CLOSE_S = 1.0  #: for the last bytes of answers that are done
 LAST_WORD_S = 3.0  #: how long a worker that cannot start tries to say why
 #: Pauses before a model that came back is tried again.
 _RETRY_S = (1.0, 60.0)
@@ -181,7 +182,7 @@ class Agent:
                     async with self._background(group):
                         await self._leaving.wait()
                         await self._finish()
-                        await self._server.close()
+                        await self._server.close(0.0 if self.load.open else CLOSE_S)
                         await self._backend.close()
                 finally:
                     link.cancel()

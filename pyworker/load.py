@@ -60,7 +60,7 @@ class Load:
     def end(self, job: Job, outcome: Outcome, now: float) -> None:
         del self._jobs[id(job)]
         # Sums of floats drift; with nothing left the load is zero by definition.
-        self.units = self.units - job.units if self._jobs else 0.0
+        self.units = max(self.units - job.units, 0.0) if self._jobs else 0.0
         if job.started_at is None:
             self.queued -= 1
         else:

@@ -89,12 +89,13 @@ class Server:
         bound: int = self._listener.sockets[0].getsockname()[1]
         return bound
 
-    async def close(self, grace_s: float = 1.0) -> None:
+    async def close(self, grace_s: float) -> None:
         """Stop listening and end all connections; what is still being answered has grace_s."""
         if self._listener is not None:
             self._listener.close()
         if self._http is not None:
-            await self._http.shutdown(grace_s)
+            self._http.pre_shutdown()  # idle connections end now
+            await self._http.shutdown(max(grace_s, 0.01))  # aiohttp takes 0 for "for ever"
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         path, _, query = request.raw_path.partition("?")
