@@ -6,11 +6,8 @@ lacks most of its weight's share goes first.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import msgspec
 
-from schemas.ids import GroupId
 from schemas.reasons import Why
 
 from . import learning
@@ -57,17 +54,6 @@ def closed(state: EndpointState, group: GroupSpec, coming: int, policy: Policy, 
     if not known.ready_seen and coming >= policy.breaker_failures:
         return Closed(Why.STEADY, f"{name}: at most {coming} at once until the first of this revision is ready")
     return None
-
-
-def in_order(groups: Iterable[GroupSpec], counts: dict[GroupId, int], wanted: int) -> list[GroupSpec]:
-    """The groups of one tier, the one that lacks most of its share of `wanted` workers first."""
-    ranked = list(groups)
-    weights = sum(max(group.weight, 0.0) for group in ranked) or 1.0
-
-    def lack(group: GroupSpec) -> float:
-        return max(group.weight, 0.0) / weights * wanted - counts.get(group.id, 0)
-
-    return sorted(ranked, key=lambda group: (-lack(group), group.id))
 
 
 def tiers(roster: Roster) -> list[list[GroupSpec]]:

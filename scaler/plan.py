@@ -9,6 +9,7 @@ An old revision goes only as the new one becomes ready.
 from __future__ import annotations
 
 from collections import Counter
+from itertools import islice
 
 import msgspec
 
@@ -16,8 +17,9 @@ from schemas.ids import GroupId, WorkerId
 from schemas.reasons import Cause, Why
 from schemas.states import COMING, WorkerState
 
-from . import capacity, drain, groups
+from . import capacity, drain, groups, victims
 from .roster import Roster
+from .shares import Shares
 from .types import EndpointState, GroupSpec, Liveness, Op, Policy, Then, Want, WorkerFact
 
 
@@ -83,7 +85,7 @@ class Planner:
         hurried = [w for w in old if w.gone_at is not None and w.gone_at - self._now <= self._notice_s()]
         for worker in hurried:
             self._drain(worker, Why.REPLACE, "destroy", "the provider takes the machine back")
-        rest = sorted((w for w in old if w not in hurried), key=self._victim_order)
+        rest = list(victims.in_order([w for w in old if w not in hurried], self._state, self._roster, self._shares(wanted)))
         room_needed = self._room() <= 0 and len(fresh) + len(self._roster.coming) < wanted.hot
         if spare <= 0 and room_needed and not self._roster.draining:
             spare = self._policy.surge_workers
@@ -113,8 +115,8 @@ class Planner:
             if not self._create(wanted, Why.MIN_WORKERS, f"{wanted.floor} are to be kept, hot or cold"):
                 break
         excess = self._existing() - max(wanted.total, wanted.floor)
-        spare = sorted((w for w in self._roster.cold if w.worker_id not in self._touched), key=self._victim_order)
-        for worker in spare[: max(0, excess)]:
+        spare = [w for w in self._roster.cold if w.worker_id not in self._touched]
+        for worker in islice(victims.in_order(spare, self._state, self._roster, self._shares(wanted)), max(0, excess)):
             cold_s = self._now - worker.state_at
             self._end(worker, "destroy", Why.COLD_POOL, f"cold for {cold_s:.0f} s, {wanted.total} are worth keeping")
 
@@ -134,9 +136,10 @@ class Planner:
 
     def _start(self, wanted: Want) -> bool:
         """Wake one cold worker, if there is one in a tier that may, before a higher tier is asked."""
+        shares = self._shares(wanted)
         for tier in groups.tiers(self._roster):
             shut_hosts = groups.quarantined(self._state, self._now)
-            for group in groups.in_order(tier, self._hot_counts(), wanted.hot):
+            for group in sorted(tier, key=lambda group: (-shares.lack(group.id), group.id)):
                 cold = [w for w in self._roster.cold if w.group_id == group.id and w.worker_id not in self._touched]
                 cold = [w for w in cold if w.host not in shut_hosts and not self._is_stale(w)]
                 if cold and self._is_open(group):
@@ -153,8 +156,9 @@ class Planner:
         """Buy one, if there is room and a group may."""
         if self._room() <= 0:
             return False
+        shares = self._shares(wanted)
         for tier in groups.tiers(self._roster):
-            for group in groups.in_order(tier, self._hot_counts(), wanted.hot):
+            for group in sorted(tier, key=lambda group: (-shares.lack(group.id), group.id)):
                 if self._is_open(group):
                     self._bought[group.id] += 1
                     self.drafts.append(Draft("create", group.id, why, text, revision=group.revision))
@@ -178,18 +182,19 @@ class Planner:
         capacity_left = self._capacity(counted)
         needed = wanted.units_per_s
         idle_is_kept = False
-        for worker in sorted((w for w in counted if self._is_own(w)), key=self._victim_order):
+        shares = self._shares(wanted)
+        for worker in victims.in_order([w for w in counted if self._is_own(w)], self._state, self._roster, shares):
             if surplus <= 0:
                 return
             perf = capacity.perf_of(self._state, worker)
-            is_busy = worker.inflight + worker.queued > 0
-            if is_busy and idle_is_kept:
+            if victims.is_busy(worker) and idle_is_kept:
                 return  # never a busy one while an idle one stays
             if worker.state is WorkerState.READY and perf and needed is not None and capacity_left - perf < needed - 1e-9:
-                idle_is_kept = idle_is_kept or not is_busy
+                idle_is_kept = idle_is_kept or not victims.is_busy(worker)
                 continue  # the pool is mixed: without this one it would be too slow
             if self._release(worker, wanted):
                 surplus -= 1
+                shares.loses(worker)
                 capacity_left -= perf or 0.0
 
     def _release(self, worker: WorkerFact, wanted: Want) -> bool:
@@ -205,17 +210,6 @@ class Planner:
             return False
         self._end(worker, "destroy", wanted.why, f"{worker.state} and no longer needed: {wanted.sentence}")
         return True
-
-    def _victim_order(self, worker: WorkerFact) -> tuple[int, bool, float, float, float, str]:
-        """Pending purchase, coming (youngest first), idle, busy; then worst price for its performance, longest idle."""
-        if worker.state in COMING:
-            asked_only = worker.state in (WorkerState.PENDING, WorkerState.CREATING)
-            rank, age = (0 if asked_only else 1), -worker.launched_at
-        else:
-            rank, age = (3 if worker.inflight + worker.queued else 2), worker.busy_at
-        group = self._roster.groups.get(worker.group_id)
-        has_traffic = group is not None and group.weight > 0
-        return rank, has_traffic, -capacity.usd_per_unit(self._state, worker), age, worker.perf, worker.worker_id
 
     # --- small parts ---
 
@@ -276,9 +270,12 @@ class Planner:
         stay = [w for w in self._roster.living if w.worker_id not in self._ended and w.worker_id not in leaving]
         return len(stay) + sum(1 for d in self.drafts if d.op == "create")
 
-    def _hot_counts(self) -> dict[GroupId, int]:
-        counts = Counter(w.group_id for w in self._roster.hot if not self._is_leaving(w))
-        return dict(counts + self._bought)
+    def _shares(self, wanted: Want) -> Shares:
+        shares = Shares(self._state, self._roster, (w for w in self._roster.hot if not self._is_leaving(w)), wanted.hot)
+        for group_id, bought in self._bought.items():
+            for _ in range(bought):
+                shares.gains(group_id)
+        return shares
 
     def _capacity(self, workers: list[WorkerFact]) -> float:
         return sum(capacity.perf_of(self._state, w) or 0.0 for w in workers)

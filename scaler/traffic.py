@@ -99,8 +99,9 @@ def reported(state: EndpointState, report: DemandReport, at: float) -> EndpointS
     demand = state.demand
     if arrivals > 0:
         # A router with news says so within a second, so what is new came just now, unless we could not hear it.
-        was_deaf = known is not None and known.seen_at < state.telemetry_at
-        begin_at = known.seen_at if known is not None and was_deaf else at
+        begin_at = at
+        if known is not None and (at - known.seen_at < _JUST_NOW_S or known.seen_at < state.telemetry_at):
+            begin_at = known.seen_at
         demand = _replace(
             demand,
             arrivals=window.spread(demand.arrivals, begin_at, at, float(arrivals)),
@@ -150,7 +151,7 @@ def sampled(state: EndpointState, at: float, policy: Policy) -> EndpointState:
         routers = {name: routers[name] for name in newest}
     busy_workers_s = demand.busy_workers_s
     if elapsed_s > 0:
-        busy_workers_s = window.added(busy_workers_s, at, busy * elapsed_s)
+        busy_workers_s = window.spread(busy_workers_s, at - elapsed_s, at, busy * elapsed_s)
     demand = _replace(
         demand,
         sampled_at=at,

@@ -38,15 +38,15 @@ def added(window: Window, at: float, amount: float) -> Window:
 def spread(window: Window, begin_at: float, at: float, amount: float) -> Window:
     """The window with `amount` more, evenly over the time from `begin_at` to `at`: what came while nobody listened."""
     moved = advanced(window, at)
-    first_at = (moved.last - moved.size + 1) * moved.bucket_s
-    if at - begin_at <= moved.bucket_s:
+    if begin_at >= moved.last * moved.bucket_s or begin_at >= at:
         return added(moved, at, amount)
     values = list(moved.values)
-    for index in range(moved.size):
-        bucket_at = first_at + index * moved.bucket_s
+    for back in range(moved.size):
+        bucket_at = (moved.last - back) * moved.bucket_s
+        if bucket_at + moved.bucket_s <= begin_at:
+            break
         covered_s = min(at, bucket_at + moved.bucket_s) - max(begin_at, bucket_at)
-        if covered_s > 0:
-            values[index] += amount * covered_s / (at - begin_at)
+        values[-1 - back] += amount * covered_s / (at - begin_at)
     return _replace(moved, values=tuple(values))
 
 
