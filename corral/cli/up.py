@@ -52,12 +52,14 @@ async def up(
     await Supervisor(options, progress, os.environ).run()
 
 
-def run_service(
-    context: typer.Context, room: Annotated[str, typer.Argument(help="router, scaler, provisioner, runtime")]
-) -> None:
+#: What can be started alone: the services, and the steps before them.
+SERVICES = ("router", "scaler", "provisioner", "runtime.keeper", "runtime.init", "runtime.migrate")
+
+
+def run_service(context: typer.Context, room: Annotated[str, typer.Argument(help=f"One of {', '.join(SERVICES)}.")]) -> None:
     """Run one room of the control plane in the foreground, as containers and init systems do."""
-    if room not in {"router", "scaler", "provisioner", "runtime"}:
-        raise typer.BadParameter(f"{room!r} is no room; router, scaler, provisioner and runtime are")
+    if room not in SERVICES:
+        raise typer.BadParameter(f"{room!r} is no service; it is one of {', '.join(SERVICES)}")
     argv = [sys.executable, "-P", str(Path(service.__file__)), "0", room, *context.args]
     sys.stdout.flush()
     os.execv(argv[0], argv)  # noqa: S606 - signals must reach the room itself

@@ -165,7 +165,11 @@ class Child:
         while piece := await output.read(65536):
             self.log.write(piece)
             if self.spec.chatty or not self.settled:
-                for line in lines.feed(piece):
+                try:
+                    heard = lines.feed(piece)
+                except ValueError:  # a line without end: it is in the log, and no event
+                    lines, heard = LineSplitter(), []
+                for line in heard:
                     self._hear(line)
 
     def _hear(self, line: bytes) -> None:
