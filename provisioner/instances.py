@@ -99,7 +99,7 @@ def mirrored(machine: Machine, before: InstanceRecord | None, provider: str, now
         created_at=base.created_at or machine.created_at or now,
         starts=machine.starts,
         mtoken_sha256=machine.mtoken_sha256,
-        failure=machine.failure,
+        failure=machine.failure if machine.state is MachineState.EXITED else None,
     )
 
 

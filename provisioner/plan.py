@@ -75,7 +75,7 @@ class Patience(msgspec.Struct, frozen=True, kw_only=True):
 
     def delay_s(self, deliveries: int, chance: float) -> float:
         """Half to one and a half times the exponential step; chance in [0, 1)."""
-        step: float = min(self.longest_delay_s, self.first_delay_s * self.factor ** max(0, deliveries - 1))
+        step: float = min(self.longest_delay_s, self.first_delay_s * self.factor ** min(32, max(0, deliveries - 1)))
         return step * (0.5 + chance)
 
 

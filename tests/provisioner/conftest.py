@@ -23,6 +23,7 @@ from provisioner.providers.process import Folder, ProcessProvider, ProcessSettin
 from provisioner.reconcile import Rhythm
 from provisioner.wiring import provisioner
 from runtime import topology
+from runtime.bus import BusUnavailable
 from runtime.nats_bus import NatsBus
 from schemas import codec, commands, events, subjects
 from schemas.ids import CommandId, EndpointId, GroupId, worker_id_for
@@ -175,6 +176,15 @@ class Desk:
     async def post(self, subject: str, data: bytes, msg_id: str) -> None:
         self.sent.append((await self.bus.append(subject, data, msg_id=msg_id)).seq)
 
+    async def answer(self, subject: str, data: bytes) -> bytes:
+        """Of whoever serves the subject, once somebody does."""
+
+        async def ask() -> bytes | None:
+            with contextlib.suppress(BusUnavailable):
+                return await self.bus.request(subject, data, 5)
+
+        return await eventually(ask)
+
     async def event(self, kind: type, **fields):
         """The first event of this kind with these fields."""
 
@@ -325,14 +335,14 @@ async def serving(own_nats_server, bus_for, make_provider):
     """serving(providers=..., rhythm=...): a running provisioner; `await` it, it stops with the test."""
     running: list[asyncio.Task] = []
 
-    async def serve(*providers, name: str = "provisioner", rhythm=IMPATIENT, patience=None, bus=None):
+    async def serve(*providers, name: str = "provisioner", rhythm=IMPATIENT, patience=None, bus=None, bundles=None):
         bus = bus or await bus_for("provisioner", name, server=own_nats_server)
         providers = {provider.name: provider for provider in providers or (make_provider(),)}
         service = provisioner(
             bus=bus,
             streams=bus,
             providers=providers,
-            bundles=Bundles(minter=None, nats_urls=(), control_url=CONTROL_URL, ttl_s=3600, now=time.time),
+            bundles=bundles or Bundles(minter=None, nats_urls=(), control_url=CONTROL_URL, ttl_s=3600, now=time.time),
             now=time.time,
             rng=random.Random(1),
             patience=patience or Patience(first_delay_s=0.05, factor=1.5),
