@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import msgspec
@@ -19,7 +19,8 @@ from .calls import Call, Table, reply
 from .store import EndpointStore
 
 MAX_NAME_CHARS = 255
-SETTINGS = tuple(field.name for field in msgspec.structs.fields(ScalingSettings))
+DEFAULTS = msgspec.structs.asdict(ScalingSettings())
+SETTINGS = tuple(DEFAULTS)
 
 
 class EndpointFields(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,13 +39,15 @@ class EndpointFields(msgspec.Struct, frozen=True, kw_only=True):
     inactivity_timeout: float | None = None
     max_queue_time: float | None = None
     target_queue_time: float | None = None
+    unset: tuple[str, ...] = ()  #: on change: settings that shall have their default again, which null cannot say
     rotate_key: bool = False  #: on change: give the endpoint a new API key of its own
 
     def given(self) -> dict[str, Any]:
         """The scaling settings that were given."""
-        found = {name: getattr(self, name) for name in SETTINGS if getattr(self, name) is not None}
-        if self.min_workers is not None:
-            found.setdefault("cold_workers", self.min_workers)
+        found = {name: DEFAULTS[name] for name in self.unset if name in DEFAULTS}
+        found |= {name: getattr(self, name) for name in SETTINGS if getattr(self, name) is not None}
+        if self.min_workers is not None and self.cold_workers is None:
+            found["cold_workers"] = self.min_workers
         return found
 
 
@@ -99,6 +102,7 @@ class EndpointAdmin:
     async def change(self, call: Call) -> web.Response:
         by = (await call.admin("change endpoints")).key_id
         fields = await call.json(EndpointFields)
+        refuse_unknown(fields.unset, SETTINGS)
         name, state, given = name_of(fields), state_of(fields.endpoint_state), fields.given()
 
         def change(record: EndpointRecord) -> EndpointRecord:
@@ -156,6 +160,13 @@ class EndpointAdmin:
             changed=tuple(changed),
             by=by,
         )
+
+
+def refuse_unknown(unset: tuple[str, ...], known: Iterable[str]) -> None:
+    """Raises HttpProblem 422 when something that cannot be unset is to be."""
+    wrong = sorted(set(unset) - set(known))
+    if wrong:
+        raise problems.bad_fields({"unset": f"{', '.join(wrong)[:200]} cannot be unset; {', '.join(known)} can"})
 
 
 def name_of(fields: EndpointFields) -> str | None:

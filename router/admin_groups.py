@@ -14,6 +14,7 @@ from schemas.ids import EndpointId, GroupId
 from schemas.records import EndpointRecord, Template, WorkerGroup
 
 from . import problems
+from .admin_endpoints import refuse_unknown
 from .admin_templates import Templates, hash_of, number_of, read_template
 from .calls import Call, Table, reply
 from .store import EndpointStore, no_group
@@ -44,15 +45,19 @@ class GroupFields(msgspec.Struct, frozen=True, kw_only=True):
     gpu_ram: float | None = None
     price_cap_usd_per_hour: float | None = None
     expected_perf: float | None = None
+    unset: tuple[str, ...] = ()  #: on change: fields that shall be "not given" again, which null cannot say
 
     def given(self) -> dict[str, Any]:
         """What was given, under the names of WorkerGroup; without the template."""
-        found = {name: value for name in GIVEN if (value := getattr(self, name)) is not None}
+        found: dict[str, Any] = dict.fromkeys(name for name in self.unset if name in OPTIONAL)
+        found |= {name: value for name in GIVEN if (value := getattr(self, name)) is not None}
         if isinstance(self.search_params, dict):
             found["search_params"] = msgspec.json.encode(self.search_params).decode()
         return found
 
 
+#: May be absent in a group.
+OPTIONAL = ("gpu_ram", "price_cap_usd_per_hour", "expected_perf")
 GIVEN = (
     "name",
     "provider",
@@ -126,6 +131,7 @@ class GroupAdmin:
         by = (await call.admin("change worker groups")).key_id
         fields = await call.json(GroupFields)
         check(fields)
+        refuse_unknown(fields.unset, OPTIONAL)
         group_id = GroupId(call.number("id"))
         endpoint_id = (await self._store.of_group(group_id)).id
         if fields.endpoint_id is not None and fields.endpoint_id != endpoint_id:
