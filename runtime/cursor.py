@@ -59,6 +59,11 @@ class Cursor:
             async with asyncio.timeout(max(0.0, timeout_s)):
                 await self._heard.wait()
 
+    async def rest(self, timeout_s: float) -> None:
+        """After a failure: until something is heard from now on (wake() when the connection is back), or the time is over."""
+        self._heard.clear()
+        await self.wait(timeout_s)
+
     async def read(self, on_message: Callable[[Stored], None]) -> None:
         """Tell all that follows, oldest first. Having heard a message it looks for it a few times, as it must be there soon.
 

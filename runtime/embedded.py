@@ -74,8 +74,12 @@ class EmbeddedServer:
         self.binary = find_server()
         _make_directory(self.directory)
         self._lock = _lock(self.directory)
-        self.keyring = Keyring.open(self.directory / "keys")
-        self.ports = self._choose_ports(port)
+        try:
+            self.keyring = Keyring.open(self.directory / "keys")
+            self.ports = self._choose_ports(port)
+        except BaseException:
+            self._lock.close()
+            raise
 
     @property
     def url(self) -> str:
@@ -94,7 +98,7 @@ class EmbeddedServer:
         if self.pid is not None:
             return
         self._stopping = False
-        _end_orphan(self.directory)
+        await _end_orphan(self.directory)
         self._write_files()
         log_path = self.directory / "server.log"
         log_start = log_path.stat().st_size if log_path.exists() else 0
@@ -250,7 +254,7 @@ def _lock(directory: Path) -> IO[str]:
     return handle
 
 
-def _end_orphan(directory: Path) -> None:
+async def _end_orphan(directory: Path) -> None:
     """End the server of a launcher that was killed, where the kernel did not do it for us. We hold the lock, so it is nobody's."""
     try:
         pid = int((directory / "nats.pid").read_text())
@@ -259,13 +263,15 @@ def _end_orphan(directory: Path) -> None:
             return
         log.warning("nats_server_orphan_ended", pid=pid)
         process.terminate()
-        process.wait(_STOP_GRACE_S)
+        async with asyncio.timeout(_STOP_GRACE_S):
+            while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+                await asyncio.sleep(_HEALTH_POLL_S)
+    except TimeoutError:
+        raise ServerError(f"the nats-server with pid {pid} does not end", f"kill it: kill -9 {pid}") from None
     except (OSError, ValueError, psutil.NoSuchProcess):
         return  # no pid file, or no such process: the usual case
     except psutil.AccessDenied as error:
         raise ServerError(f"{directory} is served by process {error.pid} of another user", "stop that process first") from error
-    except psutil.TimeoutExpired as error:
-        raise ServerError(f"the nats-server with pid {error.pid} does not end", f"kill it: kill -9 {error.pid}") from error
 
 
 def _free_port(other: int = 0) -> int:

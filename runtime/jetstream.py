@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping
 from typing import Any, TypeVar
 
 import msgspec
@@ -99,9 +99,15 @@ class Batch(msgspec.Struct, frozen=True):
 
 
 class Snapshot(msgspec.Struct, frozen=True):
-    """The newest message of each subject, as of `up_to_seq`."""
+    """The newest message of each subject, and the sequence after which to read on."""
 
     messages: tuple[Stored, ...]
+    seq: int
+    created: str  #: of the stream
+
+
+class _Part(msgspec.Struct, frozen=True):
+    messages: list[Stored]
     up_to_seq: int
 
 
@@ -166,47 +172,58 @@ class JetStream:
         batch = await self._batch(stream, query)
         return Batch(tuple(batch.messages), batch.pending)
 
-    async def snapshot(self, stream: str, pattern: str, *, at_least_seq: int) -> Snapshot:
-        """The newest message of every matching subject, at least as new as `at_least_seq`.
+    async def snapshot(self, stream: str, pattern: str) -> Snapshot:
+        """The newest message of every matching subject: complete as of the call, and consistent with reading on from `seq`.
 
-        Raises BusUnavailable when no replica has caught up to there in time.
+        A key that is written while we read moves to the end of the stream and would be missed, so what follows is read too,
+        until the leader says that nothing does. Raises BusUnavailable, StreamMissing, BusRefused.
         """
-        async with asyncio.timeout(self.timeout_s * 5):
-            try:
-                return await self._latest(stream, [pattern], at_least_seq)
-            except _TooMany:
-                found = await self.subjects(stream, pattern)
-            parts = [
-                await self._latest(stream, found[start : start + _MAX_SUBJECTS], at_least_seq)
-                for start in range(0, len(found), _MAX_SUBJECTS)
-            ]
-        # The parts differ in age. From the oldest on, what changed is read again in order.
-        messages = tuple(message for part in parts for message in part.messages)
-        return Snapshot(messages, min((part.up_to_seq for part in parts), default=at_least_seq))
+        try:
+            async with asyncio.timeout(self.timeout_s * 10):
+                before = await self.facts(stream)
+                parts = [part async for part in self._parts(stream, [pattern], before.last_seq)]
+                newest = {message.subject: message for part in parts for message in part.messages}
+                seq = min((part.up_to_seq for part in parts), default=before.last_seq)
+                after = await self.facts(stream)
+                if after.created != before.created:
+                    raise BusUnavailable(f"{stream} was made anew")
+                while seq < after.last_seq:
+                    batch = await self.read(stream, seq=seq + 1, pattern=pattern)
+                    newest |= {message.subject: message for message in batch.messages}
+                    seq = batch.messages[-1].seq if batch.messages else seq
+                    if not batch.pending and await self._nothing_after(stream, seq, pattern):
+                        break
+        except TimeoutError:
+            raise BusUnavailable(f"{stream}: no complete snapshot within {self.timeout_s * 10:g} s") from None
+        return Snapshot(tuple(newest.values()), seq, before.created)
 
-    async def _latest(self, stream: str, patterns: Sequence[str], at_least_seq: int) -> Snapshot:
+    async def _parts(self, stream: str, patterns: list[str], at_least_seq: int) -> AsyncIterator[_Part]:
+        """Multi-gets that cover the patterns, each answered whole by one replica that has read at least so far."""
         wait_s = 0.005
         while True:
-            found: list[Stored] = []
-            query: dict[str, Any] = {"multi_last": patterns, "batch": _PAGE}
-            batch = await self._batch(stream, query)
-            up_to = batch.up_to_seq
-            found += batch.messages
-            while batch.pending and batch.messages:
-                batch = await self._batch(stream, query | {"seq": found[-1].seq + 1, "up_to_seq": up_to})
-                found += batch.messages
-            if up_to >= at_least_seq:
-                return Snapshot(tuple(found), up_to)
-            if not up_to and not await self._any_subject(stream, patterns):  # nothing matches, and the leader agrees
-                return Snapshot((), at_least_seq)
+            try:
+                batch = await self._batch(stream, {"multi_last": patterns, "batch": _MAX_SUBJECTS})
+            except _TooMany:
+                batch = None
+            if batch is None or batch.pending:  # too many subjects, or too many bytes for one answer
+                known = patterns if len(patterns) > 1 else await self.subjects(stream, patterns[0])
+                size = _MAX_SUBJECTS if batch is None else max(1, len(known) // 2)
+                for start in range(0, len(known), size):
+                    async for part in self._parts(stream, known[start : start + size], at_least_seq):
+                        yield part
+                return
+            if batch.up_to_seq >= at_least_seq:
+                yield _Part(batch.messages, batch.up_to_seq)
+                return
+            # "Not found" comes without a sequence. Is nothing there, or does this replica lag?
+            if not batch.up_to_seq and not [s for pattern in patterns for s in await self.subjects(stream, pattern)]:
+                yield _Part([], at_least_seq)
+                return
             await asyncio.sleep(wait_s)
             wait_s = min(wait_s * 2, 0.2)
 
-    async def _any_subject(self, stream: str, patterns: Sequence[str]) -> bool:
-        for pattern in patterns:
-            if await self.subjects(stream, pattern):
-                return True
-        return False
+    async def _nothing_after(self, stream: str, seq: int, pattern: str) -> bool:
+        return await self._get(stream, {"seq": seq + 1, "next_by_subj": pattern}) is None
 
     async def _batch(self, stream: str, query: Mapping[str, Any]) -> _BatchReply:
         collected = _BatchReply(asyncio.get_running_loop().create_future())

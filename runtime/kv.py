@@ -53,11 +53,10 @@ class NatsBucket:
         await self._write(key, b"", revision, TOMBSTONE_TTL_S, marker)
 
     async def all(self, prefix: str = "") -> list[Entry]:
-        facts = await self._js.facts(self._stream)
         # Whole tokens can be asked for; the rest of the prefix is compared here.
         head = prefix[: prefix.rfind(".") + 1]
         pattern = js_names.kv_subject(self.name, f"{head}>")
-        snapshot = await self._js.snapshot(self._stream, pattern, at_least_seq=facts.last_seq)
+        snapshot = await self._js.snapshot(self._stream, pattern)
         skip = len(js_names.kv_subject(self.name, ""))
         entries = [Entry(stored.subject[skip:], stored.data, stored.seq) for stored in snapshot.messages if not stored.gone]
         return [entry for entry in entries if entry.key.startswith(prefix)]

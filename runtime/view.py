@@ -94,7 +94,7 @@ class KVView:
                 if self._link.connected:
                     log.warning("view_failed", bucket=self._bucket, error=str(error) or type(error).__name__)
                 self._doubt = True
-                await self._cursor.wait(wait_s)  # a connection that comes back cuts this short
+                await self._cursor.rest(wait_s)
                 wait_s = min(wait_s * 2, _RETRY_S[1])
 
     async def _follow_until_doubt(self) -> None:
@@ -113,8 +113,7 @@ class KVView:
 
     async def _take_snapshot(self) -> None:
         self._doubt = False  # what raises doubt from here on is seen after the snapshot
-        facts = await self._js.facts(self._stream)
-        snapshot = await self._js.snapshot(self._stream, f"{self._prefix}>", at_least_seq=facts.last_seq)
+        snapshot = await self._js.snapshot(self._stream, f"{self._prefix}>")
         self._proved_at = time.monotonic()
         self.snapshots += 1
         old, new = self._map, {}
@@ -124,8 +123,8 @@ class KVView:
                 new[key] = Entry(key, stored.data, stored.seq)
         self._map = new
         self._subjects = {stored.subject for stored in snapshot.messages}
-        self._created = facts.created
-        self._cursor.seek(snapshot.up_to_seq)
+        self._created = snapshot.created
+        self._cursor.seek(snapshot.seq)
         for key in old.keys() - new.keys():
             self._tell(key, None, 0)
         for key, entry in new.items():

@@ -176,6 +176,8 @@ async def test_a_hung_server_is_left_and_the_reconnect_is_not_held_up(fresh_nats
     """Its socket is full and never drains, so closing it politely would wait for ever."""
     monkeypatch.setattr(connection, "_PING_INTERVAL_S", 0.1)
     scaler = await bus_for("scaler", server=fresh_nats_server)
+    downs: list[None] = []
+    scaler._core.on_down.append(lambda: downs.append(None))
     fresh_nats_server.kill(signal.SIGSTOP)
     try:
         with pytest.raises(BusUnavailable):
@@ -184,6 +186,7 @@ async def test_a_hung_server_is_left_and_the_reconnect_is_not_held_up(fresh_nats
                     await scaler.publish(subjects.load(E1, "r1"), b"x" * 100_000)
                     await asyncio.sleep(0)
         assert not scaler.connected
+        await eventually(lambda: downs, 3.0)
     finally:
         fresh_nats_server.kill(signal.SIGCONT)
     await eventually(lambda: scaler.connected)
