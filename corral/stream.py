@@ -7,11 +7,27 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from types import TracebackType
 from typing import Self
 
+import msgspec
+
 from .answer import Answer, Attempt, Timing
 from .budget import Meter
-from .errors import AnswerTooLarge, ModelError
+from .errors import AnswerTooLarge, ModelError, StreamBroken
 from .journey import Journey, Opened, Pieces
 from .sse import Event, EventParser, LineSplitter
+from .wire import http
+
+_BROKE_OFF = frozenset({http.ErrorCode.MODEL_DIED, http.ErrorCode.MODEL_TIMEOUT, http.ErrorCode.MODEL_UNREACHABLE})
+
+
+class _ErrorDetail(msgspec.Struct):
+    message: str
+    code: str
+
+
+class _ErrorEvent(msgspec.Struct):
+    """How a worker says, in a stream that has begun, that it will not be finished."""
+
+    error: _ErrorDetail
 
 
 class Stream:
@@ -98,13 +114,17 @@ class Stream:
             yield line.decode("utf-8", "replace")
 
     async def events(self) -> AsyncIterator[Event]:
-        """Server-sent events, `[DONE]` included. Raises as lines()."""
+        """Server-sent events, `[DONE]` included. Raises as lines(); the worker's own last word, that the model died in the
+        middle, is raised too and not yielded.
+        """
         await self._raise_for_status()
         parser = EventParser()
         async for piece in self.bytes():
             for event in parser.feed(piece):
+                self._raise_if_broken(event)
                 yield event
         for event in parser.flush():
+            self._raise_if_broken(event)
             yield event
 
     async def answer(self, max_answer_bytes: int) -> Answer:
@@ -127,6 +147,22 @@ class Stream:
             attempts=self.attempts,
             timing=self.timing,
         )
+
+    def _raise_if_broken(self, event: Event) -> None:
+        if event.name != "error":
+            return
+        try:
+            error = msgspec.json.decode(event.data.encode(), type=_ErrorEvent).error
+        except msgspec.DecodeError:
+            return  # the model's own event of that name
+        if error.code in _BROKE_OFF:
+            assert self._pieces is not None
+            raise StreamBroken(
+                f"worker {self.worker_id}: {error.message}",
+                received_bytes=self._pieces.received_bytes,
+                worker_id=self.worker_id,
+                hint="ask again; nothing is repeated by itself once an answer has begun",
+            )
 
     async def _raise_for_status(self) -> None:
         if self.ok:

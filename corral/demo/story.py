@@ -113,7 +113,7 @@ class Story:
         }
         budgets = Budgets(queue_s=120, first_byte_s=120, total_s=180)
         stream = self._corral.endpoint(self._endpoint, budgets=budgets).stream(
-            PATH, payload, cost=float(self._scale.answer_tokens), on_wait=self._waiting if aloud else None
+            PATH, payload, cost=len(question) / 4 + self._scale.answer_tokens, on_wait=self._waiting if aloud else None
         )
         worker, cold, attempts, error = "", False, 0, ""
         if aloud:

@@ -280,6 +280,23 @@ async def test_a_worker_lost_in_mid_stream_is_told_and_nothing_is_repeated(endpo
     assert not second.seen
 
 
+async def test_the_workers_word_that_the_model_died_is_an_error_and_no_event(endpoint, worker, steps):
+    last = b'event: error\ndata: {"error": {"message": "it broke off", "code": "model_died", "type": "server_error"}}\n\n'
+    await worker("w1", steps.streams(b"data: 1\n\n" + last))
+    got = []
+    with pytest.raises(StreamBroken, match="it broke off"):
+        async with endpoint.stream(PATH, {}) as stream:
+            async for event in stream.events():
+                got.append(event.data)
+    assert got == ["1"]
+
+
+async def test_an_error_event_of_the_models_own_is_an_event(endpoint, worker, steps):
+    await worker("w1", steps.streams(b'event: error\ndata: {"error": "mine"}\n\n'))
+    async with endpoint.stream(PATH, {}) as stream:
+        assert [event.name async for event in stream.events()] == ["error"]
+
+
 async def test_lines(endpoint, worker, steps):
     await worker("w1", steps.streams(b"one\r\ntw", b"o\nthree"))
     async with endpoint.stream(PATH, {}) as stream:
