@@ -187,9 +187,13 @@ class Hand:
     async def _refuse(
         self, command: AnyCommand, intent: Intent | None, known: Known, machine: Machine | None, reason: str
     ) -> Outcome:
-        """A claim that is refused may have moved the record: it follows the machine again."""
-        if machine is not None and known.record is not None and instances.is_moving(known.record):
-            record = instances.mirrored(machine, known.record, known.record.provider, self._now())
+        """A claim that is refused may have moved the record: it follows the machine again, or ends where there is none."""
+        record, now = known.record, self._now()
+        if record is not None and instances.is_moving(record) and record.command_id == command.command_id:
+            if machine is not None:
+                record = instances.mirrored(machine, record, record.provider, now)
+            else:
+                record = instances.gone(command, record, record.provider, now)
             await self._store.save(record, known.revision)
         await self._herald.tell(facts.refused(command, reason, self._now()))
         if intent is not None:

@@ -6,7 +6,8 @@ A provider that does not answer is skipped: no answer is not an empty answer, an
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 
 import msgspec
 import structlog
@@ -32,7 +33,7 @@ class Rhythm(msgspec.Struct, frozen=True, kw_only=True):
     every_s: float = 10.0
     orphan_grace_s: float = 15.0  #: an orphan must be seen for this long before it is removed
     abandoned_s: float = 90.0  #: a claim that is older was left by a provisioner that died
-    claims_every_s: float = 300.0  #: how often all claims are read, for those that left neither record nor machine
+    claims_every_s: float = 300.0  #: how often all claims are read, for those that got no further than that
     at_once: int = 8  #: workers mended at the same time
 
 
@@ -87,6 +88,21 @@ class Reconciler:
         # Records first: a worker created between the two reads is then a machine without a record, which is checked
         # again under its lock, and never a record without a machine.
         records = await self._store.all_known()
+        machines, silent = await self._inventories()
+        self._orphan_since = {worker: at for worker, at in self._orphan_since.items() if worker in machines}
+        hands = asyncio.Semaphore(self._rhythm.at_once)
+        async with asyncio.TaskGroup() as tasks:
+            for intent in await self._abandoned_claims():
+                tasks.create_task(self._try(hands, intent.worker_id, partial(self._settle, intent)))
+            for worker_id in sorted(records.keys() | machines.keys()):
+                record = records.get(worker_id)
+                machine, provider = machines.get(worker_id) or (None, self._provider_of(record))
+                if provider is None or provider.name in silent or self._locks.is_held(worker_id):
+                    continue
+                tasks.create_task(self._try(hands, worker_id, partial(self._mend, worker_id, provider, record, machine)))
+
+    async def _inventories(self) -> tuple[dict[WorkerId, tuple[Machine, Provider]], set[str]]:
+        """What all providers have, and the names of those that did not say."""
         machines: dict[WorkerId, tuple[Machine, Provider]] = {}
         silent: set[str] = set()
         for provider in self._providers.values():
@@ -95,33 +111,18 @@ class Reconciler:
             except ProviderError as error:
                 silent.add(provider.name)
                 log.warning("provider_silent", provider=provider.name, error=error.message)
-        await self._settle_stray_claims(records, machines)
-        await self._mend_all(records, machines, silent)
+        return machines, silent
 
-    async def _mend_all(
-        self, records: Mapping[WorkerId, InstanceRecord], machines: Mapping[WorkerId, tuple[Machine, Provider]], silent: set[str]
-    ) -> None:
-        self._orphan_since = {worker: at for worker, at in self._orphan_since.items() if worker in machines}
-        hands = asyncio.Semaphore(self._rhythm.at_once)
+    def _provider_of(self, record: InstanceRecord | None) -> Provider | None:
+        return self._providers.get(record.provider) if record is not None else None
 
-        async def one(worker_id: WorkerId, provider: Provider, record: InstanceRecord | None, machine: Machine | None) -> None:
-            async with hands:
-                try:
-                    await self._mend(worker_id, provider, record, machine)
-                except ProviderError as error:
-                    log.warning("reconcile_failed", worker=worker_id, provider=provider.name, error=error.message)
-                except BusError as error:
-                    log.warning("reconcile_failed", worker=worker_id, error=error.message)
-
-        async with asyncio.TaskGroup() as tasks:
-            for worker_id in sorted(records.keys() | machines.keys()):
-                record = records.get(worker_id)
-                machine, provider = machines.get(worker_id, (None, None))
-                if provider is None and record is not None:
-                    provider = self._providers.get(record.provider)
-                if provider is None or provider.name in silent or self._locks.is_held(worker_id):
-                    continue
-                tasks.create_task(one(worker_id, provider, record, machine), name=f"mend {worker_id}")
+    async def _try(self, hands: asyncio.Semaphore, worker_id: WorkerId, mend: Callable[[], Awaitable[None]]) -> None:
+        """What cannot be mended now is found again in the next round."""
+        async with hands:
+            try:
+                await mend()
+            except (ProviderError, BusError) as error:
+                log.warning("reconcile_failed", worker=worker_id, error=error.message)
 
     async def _mend(
         self, worker_id: WorkerId, provider: Provider, record: InstanceRecord | None, machine: Machine | None
@@ -188,19 +189,19 @@ class Reconciler:
         await self._herald.tell(facts.orphan_removed(machine, provider.name, self._now()))
         log.warning("orphan_removed", worker=machine.worker_id, provider=provider.name, reason=reason)
 
-    async def _settle_stray_claims(
-        self, records: Mapping[WorkerId, InstanceRecord], machines: Mapping[WorkerId, tuple[Machine, Provider]]
-    ) -> None:
-        """Claims whose provisioner died before anything else was written. Those with a record or a machine are found there."""
+    async def _abandoned_claims(self) -> list[Intent]:
+        """Claims whose provisioner died and whose message may be gone. Most are found by a record on its way; these are read for
+        those that never came so far.
+        """
         if self._now() - self._claims_read_at < self._rhythm.claims_every_s:
-            return
+            return []
+        claims = await self._store.claimed()
         self._claims_read_at = self._now()
-        for intent in await self._store.claimed():
-            record = records.get(intent.worker_id)
-            seen = intent.worker_id in machines or (record is not None and instances.is_moving(record))
-            old = self._now() - intent.at >= self._patience_with(intent)
-            if old and not seen and not self._locks.is_held(intent.worker_id):
-                await self._settle(intent)
+        return [
+            intent
+            for intent in claims
+            if self._now() - intent.at >= self._patience_with(intent) and not self._locks.is_held(intent.worker_id)
+        ]
 
     async def _settle(self, intent: Intent) -> None:
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import msgspec
+import structlog
 
 from runtime.bus import Bus, Conflict
 from schemas import codec, subjects
@@ -13,6 +14,8 @@ from schemas.ids import CommandId, EndpointId, GroupId, WorkerId
 from schemas.records import EndpointRecord, Failure, InstanceRecord, Intent
 
 from . import instances, plan
+
+log = structlog.get_logger()
 
 
 class Known(msgspec.Struct, frozen=True):
@@ -96,8 +99,16 @@ class Store:
         return Known(None, 0) if entry is None else Known(codec.instance_record(entry.data), entry.revision)
 
     async def all_known(self) -> dict[WorkerId, InstanceRecord]:
-        records = [codec.instance_record(entry.data) for entry in await self._instances.all()]
-        return {record.worker_id: record for record in records}
+        """Of all workers. A value that is no record is left to a person."""
+        records: dict[WorkerId, InstanceRecord] = {}
+        for entry in await self._instances.all():
+            try:
+                record = codec.instance_record(entry.data)
+            except codec.DecodeError as error:
+                log.error("instance_record_unreadable", key=entry.key, error=str(error))  # noqa: TRY400 - the trace says no more
+                continue
+            records[record.worker_id] = record
+        return records
 
     async def save(self, record: InstanceRecord, revision: int, *, expires: bool = False) -> int:
         """Write over exactly that revision (0: none); returns the new one. Tombstones expire, and what is told to: records of

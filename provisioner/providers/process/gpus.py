@@ -48,4 +48,5 @@ def choose(gpus: Sequence[Gpu], taken: Collection[int], count: int, at_least_gb:
 def _read(index: int) -> Gpu:
     handle = pynvml.nvmlDeviceGetHandleByIndex(index)
     name = pynvml.nvmlDeviceGetName(handle)
-    return Gpu(index, name if isinstance(name, str) else name.decode(), pynvml.nvmlDeviceGetMemoryInfo(handle).total / _GB)
+    memory_bytes = int(pynvml.nvmlDeviceGetMemoryInfo(handle).total)
+    return Gpu(index, name if isinstance(name, str) else name.decode(), memory_bytes / _GB)
