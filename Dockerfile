@@ -6,7 +6,7 @@ COPY . .
 RUN python -m build --wheel
 
 FROM python:3.12-slim
-RUN useradd --create-home --uid 10001 corral && mkdir /data && chown corral /data
+RUN useradd --create-home --uid 10001 corral && mkdir /data /keys /state /enrolled && chown corral /data /keys /state /enrolled
 COPY constraints.txt /tmp/constraints.txt
 COPY --from=build /src/dist/*.whl /tmp/
 RUN pip install --no-cache-dir -c /tmp/constraints.txt /tmp/*.whl && rm /tmp/*.whl
@@ -15,5 +15,5 @@ USER corral
 WORKDIR /home/corral
 VOLUME /data
 ENV CORRAL_DATA_DIR=/data PYTHONUNBUFFERED=1
-ENTRYPOINT ["corral"]
-CMD ["--help"]
+ENTRYPOINT []
+CMD ["corral", "--help"]
