@@ -62,6 +62,8 @@ def tracing() -> aiohttp.TraceConfig:
 
 
 class Failed(Exception):
+    """A turn of the road: one worker brought no answer. The journey decides what that means."""
+
     def __init__(self, setback: retry.Setback) -> None:
         super().__init__(setback.message)
         self.setback = setback
@@ -154,6 +156,9 @@ class Journey:
             code = retry.CONNECT_FAILED if connected_at is None else retry.CONNECTION_LOST
             message = f"{ready.url}: {error or type(error).__name__}"
             raise Failed(retry.Setback(code=code, message=message, began=connected_at is not None, avoid_s=10.0)) from error
+        except Failed:
+            self._spend(started, connected_at)
+            raise
         except BaseException:
             _drop(response)
             raise

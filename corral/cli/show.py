@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -68,12 +69,16 @@ def number(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
+_PIPE_COLUMNS = 400
+
+
 class Show:
     """stdout carries the answer and nothing else; everything about the way there goes to stderr."""
 
     def __init__(self, *, as_json: bool = False) -> None:
         self.as_json = as_json
-        self.out = Console(highlight=False, soft_wrap=False)
+        # Into a pipe nothing is wrapped: a line is a row, for grep and awk.
+        self.out = Console(highlight=False, width=None if sys.stdout.isatty() else _PIPE_COLUMNS)
         self.err = Console(stderr=True, highlight=False)
 
     def json(self, value: Any) -> None:
@@ -97,7 +102,7 @@ class Show:
             return
         table = Table(box=None, pad_edge=False, header_style="bold")
         for heading in columns:
-            table.add_column(heading, overflow="fold")
+            table.add_column(heading, overflow="ellipsis", no_wrap=True)
         for row in rows:
             table.add_row(*(_cell(row.get(key)) for key in columns.values()))
         self.out.print(table)
