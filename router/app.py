@@ -7,7 +7,6 @@ import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
-import msgspec
 from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http_parser import RawRequestMessage
@@ -19,6 +18,7 @@ from schemas.http import MAX_ADMIN_BODY_BYTES, MAX_ROUTE_BODY_BYTES
 from . import calls
 from .api_keys import KeyRing
 from .calls import Call, Table
+from .lane import Front
 from .routing import Held, Routing, read_request
 
 ROUTE_PATHS = frozenset({"/route/", "/route"})
@@ -32,17 +32,17 @@ class App:
     """Callable as aiohttp's handler."""
 
     def __init__(self, routing: Routing, keys: KeyRing, table: Table, now: Callable[[], float]) -> None:
-        self._routing = routing
+        self.routing = routing
         self._keys = keys
         self._table = table
-        self._now = now
+        self.now = now
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
         try:
             if request.method == "POST" and request.path in ROUTE_PATHS:
                 return await self._route(request)
             handler, params = await self._table.find(request)
-            response = await handler(Call(request, params, self._keys, self._now))
+            response = await handler(Call(request, params, self._keys, self.now))
         except Exception as error:  # noqa: BLE001  # every error becomes an answer; the unexpected are logged there
             return calls.told(calls.as_problem(error), calls.request_id_of(request))
         if not response.prepared:
@@ -51,9 +51,10 @@ class App:
 
     async def _route(self, request: web.BaseRequest) -> web.Response:
         ask = read_request(await calls.read(request, MAX_ROUTE_BODY_BYTES))
-        started = self._routing.start(ask, self._routing.who(calls.key_of(request) or ask.api_key))
-        answer = await self._routing.finish(started) if isinstance(started, Held) else started
-        return web.Response(body=msgspec.json.encode(answer), content_type=calls.JSON)
+        started = self.routing.start(ask, self.routing.who(calls.key_of(request) or ask.api_key))
+        answer = await self.routing.finish(started) if isinstance(started, Held) else started
+        given = calls.fit_request_id(request.headers.get("X-Request-Id", ""))
+        return calls.reply(answer, headers={"X-Request-Id": given} if given else None)
 
 
 @asynccontextmanager
@@ -73,12 +74,17 @@ async def listening(app: App, host: str, port: int) -> AsyncIterator[int]:
     server = web.Server(
         app, request_factory=request_factory, handler_cancellation=True, access_log=None, keepalive_timeout=KEEPALIVE_S
     )
-    listener = await loop.create_server(server, host, port, backlog=BACKLOG, reuse_address=True)
+    front = Front(app.routing, server, KEEPALIVE_S, app.now)
+    listener = await loop.create_server(front, host, port, backlog=BACKLOG, reuse_address=True)
+    idle = asyncio.create_task(front.close_idle(), name="close idle connections")
     try:
         bound: socket.socket = listener.sockets[0]
         yield bound.getsockname()[1]
     finally:
-        # Stop accepting, let held calls end, then close.
+        # Stop accepting, answer who is held, let what runs end, close.
         listener.close()
+        idle.cancel()
+        app.routing.release()
+        await front.close(SHUTDOWN_S)
         server.pre_shutdown()
         await server.shutdown(SHUTDOWN_S)

@@ -159,8 +159,16 @@ def told(problem: HttpProblem, request_id: str) -> web.Response:
 
 def request_id_of(request: web.BaseRequest) -> str:
     """The caller's, if it is fit to be repeated."""
-    given = request.headers.get("X-Request-Id", "")
-    return given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
+    return fit_request_id(request.headers.get("X-Request-Id", "")) or new_request_id()
+
+
+def fit_request_id(given: str) -> str:
+    """The caller's own, or "" when it is not fit to be repeated."""
+    return given if _REQUEST_ID.fullmatch(given) else ""
+
+
+def new_request_id() -> str:
+    return secrets.token_hex(8)
 
 
 def as_problem(error: Exception) -> HttpProblem:

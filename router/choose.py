@@ -70,14 +70,31 @@ def mix(salt: int, tie: int) -> int:
 def least_expected_wait(candidates: Sequence[C], ask: Ask) -> C | None:
     """The shortest wait; among those without any, the one that would be fastest with this request added."""
     best: C | None = None
-    best_rank: tuple[int, float, float, int] | None = None
-    mean_cost, now = ask.mean_cost, ask.now
+    best_standing, best_wait, best_rate, best_tie = 0, 0.0, 0.0, 0
+    mean_cost, now, salt = ask.mean_cost, ask.now, ask.salt
     for c in candidates:
-        there = backlog(c, mean_cost, now)
-        over = there + 1 - c.slots
-        rank = (c.standing, over / c.perf if over > 0 else 0.0, -c.perf / (there + 1), mix(ask.salt, c.tie))
-        if best_rank is None or rank < best_rank:
-            best, best_rank = c, rank
+        # backlog(), written out: this runs for every request.
+        perf, slots, there = c.perf, c.slots, float(c.promised)
+        reported = c.inflight
+        if reported:
+            left = reported - (now - c.reported_at) * perf / mean_cost * (reported / slots if reported < slots else 1.0)
+            if left > 0:
+                there += left
+        standing, over = c.standing, there + 1 - slots
+        wait = over / perf if over > 0 else 0.0
+        rate = perf / (there + 1)
+        if best is not None:
+            if standing != best_standing:
+                better = standing < best_standing
+            elif wait != best_wait:
+                better = wait < best_wait
+            elif rate != best_rate:
+                better = rate > best_rate
+            else:
+                better = mix(salt, c.tie) < best_tie
+            if not better:
+                continue
+        best, best_standing, best_wait, best_rate, best_tie = c, standing, wait, rate, mix(salt, c.tie)
     return best
 
 

@@ -111,20 +111,24 @@ class Desk:
         _, worker, wait_s = open_lines[turn]
         again = request.worker_id is not None
         self.fleet.promised(worker, request.cost, now)
-        waited_s = now - request.waiting_since if request.phase is Phase.WAITING else 0.0
-        self.hold.remove(request)
+        waited_s = 0.0
+        if request.phase is Phase.WAITING:
+            waited_s = now - request.waiting_since
+            self.hold.remove(request)
         request.phase = Phase.ROUTED
         request.worker_id = worker.id
         self.demand.placed(request.cost, waited_s, again=again)
         return Placement(worker, wait_s, waited_s, again)
 
     def _open_lines(self, excluded: Container[WorkerId], now: float, salt: int) -> list[tuple[Line, Worker, float]]:
-        """The groups that can take it: those of the first tier that has any, trusted workers before suspects."""
+        """The groups that can take it: those of the first tier that has any. Suspects only where nobody is good at all:
+        waiting for a good one is better than a ticket to a worker that is probably dead."""
         if not self._open:
             return []
         mean_cost = self.demand.usual_cost()
         ask = Ask(salt, mean_cost, now)
         suspects: list[tuple[Line, Worker, float]] = []
+        good = False
         for tier in self._tiers:
             found: list[tuple[Line, Worker, float]] = []
             for line in tier:
@@ -133,11 +137,13 @@ class Desk:
                     continue
                 wait_s = expected_wait_s(worker, mean_cost, now)
                 # No wait at all is always good enough, also where max_queue_time is 0.
+                good_here = worker.standing is Standing.GOOD
+                good = good or good_here
                 if wait_s == 0 or wait_s < self._limit_s:
-                    (found if worker.standing is Standing.GOOD else suspects).append((line, worker, wait_s))
+                    (found if good_here else suspects).append((line, worker, wait_s))
             if found:
                 return found
-        return suspects[:1]
+        return [] if good else suspects[:1]
 
     def _last_resort(self, request: Request, now: float) -> bool:
         excluded = request.excluded

@@ -17,8 +17,8 @@ from .view import Standing, Worker
 
 Entry = tuple[int, float, float, int, int, Worker]
 
-#: How many a policy sees. The root of the heap, its children and their children.
-SHORTLIST = 7
+#: How many a policy sees: the root of the heap and its children.
+SHORTLIST = 3
 
 
 class Pool:

@@ -113,7 +113,7 @@ class Routing:
     async def _held(self, desk: Desk, request: Request, hold_s: float) -> Placement | None:
         """The placement, when there is one within `hold_s` seconds."""
         loop = asyncio.get_running_loop()
-        future: asyncio.Future[Placement] = loop.create_future()
+        future: asyncio.Future[Placement | None] = loop.create_future()
         if hold_s <= 0 or not self.board.listen(desk, request, future.set_result):
             return None
         if request.not_before > self._monotonic():
@@ -132,6 +132,14 @@ class Routing:
         finally:
             self.board.unlisten(desk, request, self._monotonic(), left=left)
         return placement
+
+    def release(self) -> None:
+        """The router stops: everybody who is held is told to ask again, elsewhere or after the restart."""
+        for desk in self.board.desks.values():
+            for request in desk.hold.listening():
+                if request.wake is not None:
+                    request.wake(None)
+                    request.wake = None
 
     def _pump(self, desk: Desk) -> None:
         desk.pump(self._monotonic())

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
-from collections.abc import Callable
+import os
+import struct
+from collections.abc import Callable, Iterator
 
 import structlog
 
@@ -40,9 +41,11 @@ KEYS_EVERY_S = 60.0
 LOG_BACK_S = 3600.0
 
 
-def new_idx() -> int:
-    """A number for a request: never 0, not to be guessed, whole in every JSON reader."""
-    return secrets.randbelow(MAX_IDX - 1) + 1
+def unguessable() -> Iterator[int]:
+    """Numbers for requests: never 0, not to be guessed, whole in every JSON reader. Chance is drawn from the system in bulk."""
+    while True:
+        for number in struct.unpack("256Q", os.urandom(2048)):
+            yield number % (MAX_IDX - 1) + 1
 
 
 class Router:
@@ -59,7 +62,7 @@ class Router:
         self.tickets = TicketSigner(directory, now())
         vast = VastSigner(directory)
         self.keys = KeyRing(directory, settings.admin_key_sha256)
-        self.board = Switchboard(router=bus.name, max_held=settings.max_held, new_idx=new_idx)
+        self.board = Switchboard(router=bus.name, max_held=settings.max_held, new_idx=unguessable().__next__)
         self.feeds = Feeds(bus, self.board, self.keys, vast, monotonic)
         self._reporter = Reporter(bus, self.board, now=now, monotonic=monotonic)
         self.routing = Routing(

@@ -132,7 +132,7 @@ class Switchboard:
             desk.hold.enter(request, now)
         return placement
 
-    def listen(self, desk: Desk, request: Request, wake: Callable[[Placement], None]) -> bool:
+    def listen(self, desk: Desk, request: Request, wake: Callable[[Placement | None], None]) -> bool:
         """Call `wake` with the placement as soon as there is one. False when too many listen already."""
         if desk.hold.full or request.wake is not None:
             return False

@@ -54,7 +54,7 @@ class Standing(IntEnum):
     """How far a worker may be trusted with a ticket; a larger one is worse."""
 
     GOOD = 0
-    SUSPECT = 1  #: only when no good one can take it
+    SUSPECT = 1  #: only when there is no good one
     OUT = 2
 
 

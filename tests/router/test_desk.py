@@ -1,0 +1,218 @@
+"""Placing: limits, tiers, weights, exclusions, complaints."""
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from router import waiting
+from router.choose import expected_wait_s
+from router.complaints import BENCH_AFTER, BENCH_S, hold_s
+from router.desk import BIND_AHEAD_S, LAST_RESORT_S
+from router.reservations import PROMISE_TTL_S
+from schemas.reasons import Cause
+from schemas.records import Failure
+from schemas.states import EndpointState, WorkerState
+from tests.router.fleets import Board, endpoint, record
+
+
+@given(
+    st.floats(0, 60),
+    st.lists(st.tuples(st.floats(0.5, 200), st.integers(1, 4)), min_size=1, max_size=5),
+    st.lists(st.floats(0, 500), min_size=1, max_size=60),
+)
+@settings(deadline=None)
+def test_no_worker_is_given_a_request_beyond_max_queue_time(max_queue_time, kinds, costs):
+    board = Board(max_queue_time=max_queue_time)
+    for n, (perf, slots) in enumerate(kinds, 1):
+        board.add(n, perf=perf, slots=slots)
+    for cost in costs:
+        _, placement = board.ask(cost=cost)
+        if placement is None:
+            best = min(expected_wait_s(w, board.the.demand.usual_cost(), board.now) for w in board.the.fleet.workers.values())
+            assert best >= min(max_queue_time, BIND_AHEAD_S)
+            assert best > 0
+        else:
+            assert placement.expected_wait_s <= min(max_queue_time, BIND_AHEAD_S)
+
+
+def test_with_no_queue_time_at_all_free_slots_are_used_and_nothing_more():
+    board = Board(max_queue_time=0.0)
+    board.add(1, slots=3)
+    assert [board.ask()[1] is not None for _ in range(5)] == [True, True, True, False, False]
+
+
+@given(st.sets(st.integers(1, 6), max_size=6), st.integers(1, 6))
+def test_an_excluded_worker_is_never_chosen_while_there_are_others(excluded, workers):
+    board = Board()
+    for n in range(1, workers + 1):
+        board.add(n)
+    names = tuple(f"w{n}" for n in sorted(excluded))
+    for _ in range(workers + 2):
+        _, placement = board.ask(exclude_workers=names)
+        if placement is not None:
+            assert placement.worker.id not in names
+
+
+def test_when_only_excluded_workers_are_left_one_is_tried_again_after_a_while():
+    board = Board()
+    board.add(1)
+    request, got = board.held(exclude_workers=("w1",))
+    assert waiting.why(board.the, request).reason == "excluded"
+    board.later(LAST_RESORT_S / 2)
+    assert got == []
+    board.later(LAST_RESORT_S / 2)
+    assert [placement.worker.id for placement in got] == ["w1"]
+
+
+def test_a_request_kept_back_by_its_own_exclusions_does_not_block_the_next():
+    board = Board()
+    board.add(1, perf=1.0), board.add(2, perf=1.0)
+    board.ask(), board.ask()
+    _, picky = board.held(exclude_workers=("w1",))
+    _, easy = board.held()
+    board.beat(1, perf=1.0)
+    board.beat(1, perf=1.0, requests_total=1)  # it had its request and is free again
+    assert [placement.worker.id for placement in easy] == ["w1"]
+    assert picky == []
+
+
+def test_a_tier_overflows_only_when_it_is_full():
+    board = Board({"tier": 0}, {"tier": 1})
+    board.add(1, group=1, slots=2, perf=1.0)
+    board.add(2, group=2, slots=2, perf=1000.0)
+    assert [board.ask()[1].worker.id for _ in range(4)] == ["w1", "w1", "w2", "w2"]
+
+
+@given(st.lists(st.integers(0, 10), min_size=2, max_size=5).filter(any), st.integers(1, 120))
+@settings(deadline=None)
+def test_groups_of_a_tier_get_their_weights_exactly(weights, requests):
+    board = Board(*({"weight": float(weight)} for weight in weights))
+    for n in range(1, len(weights) + 1):
+        board.add(n, group=n, slots=10_000)
+    got = [0] * len(weights)
+    for _ in range(requests):
+        got[board.ask()[1].worker.group_id - 1] += 1
+    for count, weight in zip(got, weights, strict=True):
+        assert abs(count - requests * weight / sum(weights)) < 1
+
+
+def test_a_full_group_leaves_its_share_to_the_others():
+    board = Board({"weight": 1}, {"weight": 1})
+    board.add(1, group=1, slots=1, perf=0.1)
+    board.add(2, group=2, slots=100)
+    assert [board.ask()[1].worker.id for _ in range(6)].count("w2") == 5
+
+
+def test_a_stopped_endpoint_gives_out_nothing_and_starts_again_with_who_waits():
+    board = Board()
+    board.add(1)
+    board.endpoint(endpoint({}, state=EndpointState.STOPPED), board.now)
+    request, got = board.held()
+    assert waiting.why(board.the, request).reason == "stopped"
+    board.endpoint(endpoint({}), board.now)
+    assert [placement.worker.id for placement in got] == ["w1"]
+
+
+def test_a_group_that_is_deleted_gets_no_more_requests():
+    board = Board({}, {})
+    board.add(1, group=1, slots=9), board.add(2, group=2, slots=9)
+    board.endpoint(endpoint({}), board.now)
+    assert {board.ask()[1].worker.id for _ in range(9)} == {"w1"}
+
+
+# --- complaints ---------------------------------------------------------------------------------------------------
+
+
+def test_coming_back_is_a_complaint_and_leads_elsewhere_at_once():
+    board = Board()
+    board.add(1), board.add(2)
+    request, placement = board.ask()
+    _, again = board.ask(request_idx=request.idx)
+    assert again.worker.id != placement.worker.id
+    assert again.again
+    assert board.the.fleet.complaints.totals == {placement.worker.id: 1}
+    assert board.the.demand.arrivals == 1
+    assert board.the.demand.routed == 1
+    assert board.the.demand.rerouted == 1
+
+
+def test_a_client_in_a_hot_loop_is_slowed_down():
+    board = Board()
+    board.add(1, slots=10_000)
+    request, _ = board.ask()
+    tickets = 0
+    for _ in range(1000):  # one second in steps of a millisecond
+        board.now += 0.001
+        tickets += board.ask(request_idx=request.idx)[1] is not None
+    assert tickets <= 1
+    assert [hold_s(n) for n in (1, 2, 3, 4, 99)] == [0.0, 0.1, 0.2, 0.4, 1.0]
+
+
+def test_a_worker_that_several_requests_complain_about_is_set_aside_for_a_while():
+    board = Board()
+    board.add(1, slots=99, perf=1000.0), board.add(2, slots=99, perf=1.0)
+    requests = [board.ask()[0] for _ in range(BENCH_AFTER)]
+    assert {request.worker_id for request in requests} == {"w1"}
+    for request in requests:
+        board.ask(request_idx=request.idx)
+    assert board.the.fleet.routable == 1
+    assert board.ask()[1].worker.id == "w2"
+    board.later(BENCH_S)
+    assert board.ask()[1].worker.id == "w1"
+
+
+def test_one_request_that_fails_everywhere_benches_nobody():
+    board = Board()
+    for n in range(1, 6):
+        board.add(n, slots=99)
+    request, _ = board.ask()
+    for _ in range(20):
+        board.later(1.5)
+        board.ask(request_idx=request.idx)
+    assert board.the.fleet.routable == 5
+
+
+def test_bad_requests_cannot_empty_an_endpoint():
+    board = Board()
+    for n in range(1, 7):
+        board.add(n, slots=99)
+    for _ in range(40):
+        request, placement = board.ask()
+        for _ in range(6):
+            board.now += 0.2
+            if placement is not None:
+                _, placement = board.ask(request_idx=request.idx)
+    assert board.the.fleet.routable >= 3
+
+
+# --- why ----------------------------------------------------------------------------------------------------------
+
+
+def _failing(board, cause):
+    board.worker(record(9, state=WorkerState.ERROR, failure=Failure(cause=cause)), board.now)
+
+
+@pytest.mark.parametrize(
+    "reason, prepare",
+    [
+        ("no_worker", lambda board: None),
+        ("no_group", lambda board: board.endpoint(msgspec.structs.replace(endpoint(), groups=()), board.now)),
+        ("starting", lambda board: board.add(1, state=WorkerState.MODEL_LOADING)),
+        ("at_capacity", lambda board: (board.add(1, perf=0.01), board.ask())),
+        ("failing", lambda board: _failing(board, Cause.MODEL_OOM)),
+        ("halted", lambda board: _failing(board, Cause.HALTED)),
+        ("stopped", lambda board: board.endpoint(endpoint(state=EndpointState.STOPPED), board.now)),
+        ("suspended", lambda board: board.endpoint(endpoint(state=EndpointState.SUSPENDED), board.now)),
+        ("max_workers", lambda board: board.endpoint(endpoint(max_workers=0), board.now)),
+    ],
+)
+def test_who_waits_is_told_why(reason, prepare):
+    board = Board()
+    prepare(board)
+    request, placement = board.ask()
+    assert placement is None
+    why = waiting.why(board.the, request)
+    assert why.reason == reason
+    assert why.sentence.endswith(".")
+    assert why.retry_after_s > 0
