@@ -34,7 +34,12 @@ def taken(state: EndpointState, observation: DecisionTaken, at: float, policy: P
     )
     if not observation.recorded:
         return state
-    last = LastDecision(decision=decision, decision_hash=observation.decision_hash, published=observation.published)
+    last = LastDecision(
+        decision=decision,
+        decision_hash=observation.decision_hash,
+        published=observation.published,
+        previous_hash=state.last.decision_hash if state.last is not None else "",
+    )
     return _replace(state, generation=decision.generation, last=last)
 
 
@@ -60,7 +65,9 @@ def _acted(state: EndpointState, decision: Decision, action: Action, at: float, 
             drain = Drain(since_at=at, deadline_at=at + policy.drain_deadline_s, then=then, why=action.why)
             worker = _replace(worker, drain=drain)
         case "undrain":
-            worker = _replace(worker, drain=None)
+            # It serves again; until it has heard so, its own word lags behind.
+            said = WorkerState.READY if worker.beat_state is WorkerState.DRAINING else worker.beat_state
+            worker = _replace(worker, drain=None, beat_state=said, undrained_at=at)
         case "start":
             worker = lifecycle.relaunched(worker, at, from_cold=True)
             worker = _replace(worker, intent=_intent(decision, action, at, policy))

@@ -56,6 +56,8 @@ _BY_INTENT = {
 _RESTS = frozenset({"stopping", "stopped", "failed", "destroying", "gone"})
 #: Heartbeats of an ended process that are still under way arrive within this time.
 _LAST_WORDS_S = 5.0
+#: A worker whose drain was taken back may call itself draining for this long: the order is under way.
+_UNDRAIN_LAG_S = 5.0
 _LAUNCHED = frozenset({"creating", "starting", "running"})
 #: Instance states that show a command's effect.
 _EFFECT: dict[str, frozenset[str]] = {
@@ -182,15 +184,21 @@ def with_heartbeat(fact: WorkerFact, beat: Heartbeat, at: float) -> WorkerFact:
     same_boot = beat.boot == fact.boot
     busy = beat.inflight + beat.queued > 0 or (same_boot and beat.requests_total > fact.requests_total)
     failed = beat.state is WorkerState.ERROR
+    takes_back = beat.state is WorkerState.DRAINING and fact.drain is None and at < fact.undrained_at + _UNDRAIN_LAG_S
+    said = WorkerState.READY if takes_back else beat.state
     failure = fact.failure
     if failed:
-        failure = _without_log(beat.failure) or Failure(cause=Cause.START_CRASH, message="the worker reports an error", at=at)
+        failure = (
+            _without_log(beat.failure)
+            or fact.failure
+            or Failure(cause=Cause.START_CRASH, message="the worker reports an error", at=at)
+        )
     elif not same_boot or fact.beat_state is WorkerState.ERROR:
         failure = None
     return _replace(
         fact,
         liveness=Liveness.ALIVE,
-        beat_state=beat.state,
+        beat_state=said,
         beat_at=at,
         beat_sent_at=beat.sent_at,
         boot=beat.boot,

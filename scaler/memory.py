@@ -29,10 +29,10 @@ class TooLarge(ValueError):
 
 
 def dump(state: EndpointState) -> bytes:
-    """At most MAX_BYTES. Raises TooLarge, which only an engine that outgrew its own bound can cause."""
-    data = _encoder.encode(snapshot(state))
-    if len(data) > _COMPRESS_ABOVE_BYTES:
-        data = zlib.compress(data, level=6)
+    """At most MAX_BYTES. An engine that outgrew its bound is left out. Raises TooLarge."""
+    data = _pack(snapshot(state))
+    if len(data) > MAX_BYTES and state.engine:
+        data = _pack(snapshot(_replace(state, engine=b"", engine_format="")))  # it can be learned again, the rest cannot
     if len(data) > MAX_BYTES:
         raise TooLarge(f"endpoint {state.endpoint_id}: its memory takes {len(data)} bytes, {MAX_BYTES} is the limit")
     return data
@@ -49,6 +49,11 @@ def load(data: bytes) -> EndpointState:
     if state.format > FORMAT:
         raise ValueError(f"a scaler state of format {state.format}, this version knows {FORMAT}: upgrade the scaler")
     return state
+
+
+def _pack(state: EndpointState) -> bytes:
+    data = _encoder.encode(state)
+    return zlib.compress(data, level=6) if len(data) > _COMPRESS_ABOVE_BYTES else data
 
 
 def snapshot(state: EndpointState) -> EndpointState:

@@ -62,6 +62,10 @@ class Planner:
                 self._end(worker, "destroy", Why.REPLACE, f"failed: {cause} {message}".rstrip())
 
     def finish_drains(self) -> None:
+        """Workers that have nothing more to do; and those that began to drain without us, by a signal or an order."""
+        for worker in self._roster.draining:
+            if worker.drain is None:
+                self._drain(worker, Why.MANUAL, "stop", "it drains by itself")
         for worker in [*self._roster.draining, *self._roster.orphans]:
             if worker.drain is not None and worker.state is WorkerState.DRAINING:
                 self._end_when_drained(worker)
@@ -128,7 +132,9 @@ class Planner:
                 self._touch(worker)
                 self.drafts.append(self._draft("undrain", worker, wanted.why, f"needed again: {wanted.sentence}"))
                 lack -= 1
-        for _ in range(max(0, lack)):
+        under_way = sum(1 for w in self._roster.coming if w.intent is not None)
+        most = max(0, min(self._policy.burst_workers, self._policy.unsettled_workers - under_way))
+        for _ in range(max(0, min(lack, most))):
             if not self._start(wanted) and not self._create(wanted, wanted.why, wanted.sentence):
                 break
             lack -= 1

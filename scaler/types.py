@@ -167,6 +167,7 @@ class WorkerFact(Value, frozen=True, kw_only=True):
     busy_at: float = 0.0  #: last seen with work; 0: never
     gone_at: float | None = None  #: announced end of the machine
     drain: Drain | None = None
+    undrained_at: float = 0.0  #: when its drain was last taken back
     failure: Failure | None = None
 
 
@@ -259,6 +260,7 @@ class LastDecision(Value, frozen=True, kw_only=True):
     decision: Decision
     decision_hash: str
     published: bool
+    previous_hash: str = ""
 
 
 class EndpointState(Value, frozen=True, kw_only=True):
@@ -316,6 +318,8 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     proven_after_s: float = 60.0  #: ready this long: the start was a success
     host_failures: int = 2  #: on one host, while the template works elsewhere
     quarantine_s: float = 3600.0
+    burst_workers: int = 64  #: started by one decision at most
+    unsettled_workers: int = 256  #: starts whose effect is not seen yet, at most
     surge_workers: int = 1  #: above max_workers is never gone; of an old revision this many make way at once when it is full
     # ending
     lost_destroy_s: float = 30.0  #: lost for this long: destroyed

@@ -1,0 +1,336 @@
+"""Decides for every endpoint: each tick, and at once when somebody begins to wait or a worker changes.
+
+A decision that acts or says something new is recorded in this order, so that a crash at any point loses and doubles nothing:
+
+    fold it into the state -> store the state by compare-and-set -> tell the event -> send the commands
+
+The generation is stored before anything leaves, so the next leader neither reuses a command id nor forgets a command: what is not
+yet seen to be done stays in the state as an intent, and is sent again under the same id.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+
+import msgspec
+import structlog
+
+from runtime.bus import Bus
+from runtime.errors import BusError, Conflict
+from runtime.lease import Lease
+from schemas import codec, events, subjects
+from schemas.commands import op_of
+from schemas.ids import EndpointId
+from schemas.states import WorkerState
+
+from . import decide, drain, memory, orders, replay
+from .desk import Desk
+from .intake import Intake
+from .metrics import Metrics
+from .observations import DecisionTaken, EndpointSeen, Ticked
+from .outbox import Outbox
+from .types import Decision, LastDecision, Policy
+
+log = structlog.get_logger()
+
+_replace = msgspec.structs.replace
+
+#: However much happens, an endpoint is not decided more often than this.
+_LEAST_S = 0.1
+#: What was learned is stored this often although nothing was decided.
+_STORE_EVERY_S = 30.0
+#: An endpoint without a record is taken for deleted after this.
+_UNKNOWN_S = 10.0
+
+
+class Council:
+    """run() until cancelled. Raises Conflict when somebody else writes our memory: then we do not lead any more."""
+
+    def __init__(
+        self,
+        *,
+        bus: Bus,
+        desks: dict[EndpointId, Desk],
+        intake: Callable[[], Intake],
+        lease: Lease,
+        shard: int,
+        outbox: Outbox,
+        policy: Policy,
+        now: Callable[[], float],
+        metrics: Metrics,
+    ) -> None:
+        self._bus = bus
+        self._bucket = bus.bucket(subjects.BUCKET_SCALER)
+        self._desks = desks
+        self._intake = intake
+        self._lease = lease
+        self._shard = shard
+        self._outbox = outbox
+        self._policy = policy
+        self._policy_hash = replay.policy_hash(policy)
+        self._now = now
+        self._metrics = metrics
+        self._woken: set[EndpointId] = set()
+        self._news = asyncio.Event()
+
+    def wake(self, desk: Desk) -> None:
+        """Decide about it now."""
+        self._woken.add(desk.id)
+        self._news.set()
+
+    async def run(self) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            while True:
+                for desk in self._due():
+                    self._look(desk)
+                    if self._has_work(desk) and not desk.settling:
+                        desk.settling = True
+                        tasks.create_task(self._settle(desk), name=f"settle {desk.id}")
+                await self._wait()
+
+    # --- when ---
+
+    def _due(self) -> list[Desk]:
+        now = self._now()
+        woken, self._woken = self._woken, set()
+        found = []
+        for desk in list(self._desks.values()):
+            if desk.id in woken and now - desk.looked_at < _LEAST_S:
+                desk.look_at = min(desk.look_at, desk.looked_at + _LEAST_S)
+            elif desk.id in woken or now >= desk.look_at:
+                found.append(desk)
+        return found
+
+    async def _wait(self) -> None:
+        next_at = min((desk.look_at for desk in self._desks.values()), default=self._now() + self._policy.tick_s)
+        self._news.clear()
+        if self._woken:
+            await asyncio.sleep(0)
+            return
+        try:
+            async with asyncio.timeout(min(max(next_at - self._now(), 0.01), self._policy.tick_s)):
+                await self._news.wait()
+        except TimeoutError:
+            return
+
+    # --- think ---
+
+    def _look(self, desk: Desk) -> None:
+        now = self._now()
+        if desk.endpoint is None and not desk.state.deleted and now - desk.stored_at > _UNKNOWN_S:
+            desk.fold(EndpointSeen(at=now, endpoint=None))
+        before, state = desk.fold(Ticked(at=now))
+        began = time.perf_counter()
+        decision = decide.decide(state, self._policy, now)
+        self._metrics.decide_s.observe(time.perf_counter() - began)
+        desk.looked_at = now
+        desk.look_at = now + decision.look_again_s
+        self._tell_halts(desk, decision)
+        if not self._is_news(desk, decision):
+            desk.fold(DecisionTaken(at=now, decision=decision, recorded=False))
+        else:
+            self._record(desk, decision, now)
+        self._intake().compare(desk, before)
+
+    def _is_news(self, desk: Desk, decision: Decision) -> bool:
+        last = desk.state.last.decision if desk.state.last is not None else None
+        if decision.actions or last is None:
+            return True
+        if decision.at - last.at >= self._policy.hold_repeat_s:
+            return True
+        return (
+            decision.why is not last.why
+            or decision.hot_wanted != last.hot_wanted
+            or decision.cold_wanted != last.cold_wanted
+            or decision.halted != last.halted
+            or decision.activity is not last.activity
+        )
+
+    def _record(self, desk: Desk, decision: Decision, now: float) -> None:
+        state = desk.state
+        previous_hash = state.last.decision_hash if state.last is not None else ""
+        event = replay.told(
+            decision,
+            event_id=f"evt:{decision.decision_id}",
+            epoch=self._lease.epoch,
+            policy_hash=self._policy_hash,
+            previous_hash=previous_hash,
+            record=replay.pack(state, self._policy, now),
+        )
+        self._tell_drained(desk, decision, now)
+        desk.fold(
+            DecisionTaken(at=now, decision=decision, decision_hash=replay.hash_of(decision, previous_hash), published=False)
+        )
+        desk.untold.append(event)
+        self._metrics.decisions.labels(decision.why).inc()
+        log.info(
+            "decided",
+            endpoint=desk.id,
+            decision=decision.decision_id,
+            why=decision.why,
+            hot=f"{decision.hot_before}->{decision.hot_wanted}",
+            cold=f"{decision.cold_before}->{decision.cold_wanted}",
+            actions=[f"{action.op} {action.worker_id}" for action in decision.actions],
+            reason=decision.sentence,
+        )
+
+    # --- act ---
+
+    def _has_work(self, desk: Desk) -> bool:
+        state = desk.state
+        if state.generation > desk.stored_generation or desk.untold or desk.is_over:
+            return True
+        if any(w.intent is not None and w.intent.command_id not in desk.sent for w in state.workers.values()):
+            return True
+        return desk.stored_state is not state and self._now() - desk.stored_at >= _STORE_EVERY_S
+
+    async def _settle(self, desk: Desk) -> None:
+        """Store, tell, send. What the bus does not take now is tried at the next look."""
+        try:
+            if desk.is_over:
+                await self._close(desk)
+                return
+            await self._store(desk)
+            while desk.untold:
+                await self._outbox.send(desk.untold[0])
+                desk.untold.pop(0)
+            self._mark_told(desk)
+            await self._send(desk)
+        except Conflict:
+            raise
+        except BusError as error:
+            log.warning("decision_delayed", endpoint=desk.id, error=error.message)
+        finally:
+            desk.settling = False
+
+    async def _store(self, desk: Desk) -> None:
+        """Raises Conflict, BusError."""
+        state = desk.state
+        if not self._lease.held:
+            raise Conflict(f"the lease over endpoint {desk.id} is not held any more")
+        data = memory.dump(state)
+        key = subjects.endpoint_key(desk.id)
+        if desk.unsure is not None:
+            await self._find_out(desk, key)
+        desk.unsure = data
+        if desk.revision:
+            desk.revision = await self._bucket.update(key, data, desk.revision)
+        else:
+            desk.revision = await self._bucket.create(key, data)
+        desk.unsure = None
+        desk.stored_generation = state.generation
+        desk.stored_state = state
+        desk.stored_at = self._now()
+
+    async def _find_out(self, desk: Desk, key: str) -> None:
+        """The answer to our last write was lost: did it happen? Raises Conflict when somebody else wrote since."""
+        entry = await self._bucket.get(key)
+        if entry is not None and entry.data == desk.unsure:
+            desk.revision = entry.revision
+        elif (entry.revision if entry is not None else 0) != desk.revision:
+            raise Conflict(f"somebody else wrote the memory of endpoint {desk.id}")
+        desk.unsure = None
+
+    async def _send(self, desk: Desk) -> None:
+        """Every command whose effect is not seen yet, once per reign. Raises BusError."""
+        stored = desk.stored_state
+        assert stored is not None
+        for worker in list(desk.state.workers.values()):
+            intent = worker.intent
+            if intent is None or intent.command_id in desk.sent:
+                continue
+            known = stored.workers.get(worker.worker_id)
+            if known is None or known.intent is None or known.intent.command_id != intent.command_id:
+                continue  # decided meanwhile; stored at the next look
+            now = self._now()
+            command = orders.command_for(desk.state, worker, desk.endpoint, epoch=self._lease.epoch, shard=self._shard)
+            if command is None or now >= intent.deadline_at:
+                continue
+            if not self._lease.held:
+                raise Conflict(f"the lease over endpoint {desk.id} is not held any more")
+            op = op_of(command)
+            ttl_s = max(1, int(intent.deadline_at - now))
+            await self._bus.append(subjects.command(op, desk.id), codec.encode(command), msg_id=command.command_id, ttl_s=ttl_s)
+            desk.sent.add(intent.command_id)
+            self._metrics.commands.labels(op).inc()
+            log.info("command_sent", endpoint=desk.id, command=intent.command_id, op=op, worker=worker.worker_id)
+        desk.sent &= {w.intent.command_id for w in desk.state.workers.values() if w.intent is not None}
+
+    async def _close(self, desk: Desk) -> None:
+        """Nothing is left of a deleted endpoint: forget it."""
+        await self._bucket.delete(subjects.endpoint_key(desk.id))
+        self._desks.pop(desk.id, None)
+        log.info("endpoint_forgotten", endpoint=desk.id)
+
+    # --- tell ---
+
+    @staticmethod
+    def _mark_told(desk: Desk) -> None:
+        last = desk.state.last
+        if last is not None and not last.published and not desk.untold:
+            desk.state = _replace(desk.state, last=_replace(last, published=True))
+
+    def retell(self, desk: Desk) -> None:
+        """The leader before us stored a decision and may not have told it: tell it again under the same id."""
+        last = desk.state.last
+        if last is None or last.published:
+            return
+        desk.untold.append(_retold(last, self._lease.epoch, self._policy_hash))
+
+    def _tell_halts(self, desk: Desk, decision: Decision) -> None:
+        now_halted = set(decision.halted)
+        for group_id in sorted(now_halted - desk.halted):
+            known = desk.state.groups.get(group_id)
+            if known is None or known.breaker is None or known.last_failure is None:
+                continue
+            log.error(
+                "group_halted", endpoint=desk.id, group=group_id, cause=known.breaker.cause, failures=known.breaker.failures
+            )
+            self._outbox.tell(
+                events.GroupHalted(
+                    id=f"evt:e{desk.id}:g{group_id}:halted:{known.breaker.opened_at:.3f}",
+                    at=self._now(),
+                    endpoint_id=desk.id,
+                    group_id=group_id,
+                    revision=known.breaker.revision,
+                    failure=known.last_failure,
+                    failures=known.breaker.failures,
+                    cost_usd=known.breaker.cost_usd,
+                )
+            )
+        desk.halted = now_halted
+
+    def _tell_drained(self, desk: Desk, decision: Decision, now: float) -> None:
+        """The evidence, for every worker that this decision ends after a drain."""
+        for action in decision.actions:
+            worker = desk.state.workers.get(action.worker_id)
+            if action.command_id is None or worker is None or worker.drain is None or worker.state is not WorkerState.DRAINING:
+                continue
+            proof = drain.progress(worker, self._policy, now)
+            if proof.done:
+                self._outbox.tell(
+                    events.WorkerDrained(
+                        id=f"evt:{action.command_id}:drained",
+                        at=now,
+                        endpoint_id=desk.id,
+                        worker_id=worker.worker_id,
+                        group_id=worker.group_id,
+                        waited_s=proof.waited_s,
+                        ticket_window_s=proof.ticket_window_s,
+                        inflight=proof.inflight,
+                        cut_short=proof.cut_short,
+                    )
+                )
+
+
+def _retold(last: LastDecision, epoch: int, policy_hash: str) -> events.Decided:
+    return replay.told(
+        last.decision,
+        event_id=f"evt:{last.decision.decision_id}",
+        epoch=epoch,
+        policy_hash=policy_hash,
+        previous_hash=last.previous_hash,
+        record=msgspec.Raw(b"null"),
+    )

@@ -1,0 +1,76 @@
+"""What the shell keeps about one endpoint beside its state: where it is stored, what was sent, what was written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import msgspec
+
+from schemas.events import Decided
+from schemas.ids import CommandId, EndpointId, GroupId, WorkerId
+from schemas.records import EndpointRecord, InstanceRecord, WorkerRecord
+from schemas.signals import Heartbeat
+
+from . import state as fold
+from .observations import Observation
+from .types import EndpointState, Policy
+
+
+class Desk:
+    """One endpoint. Changed by the tasks of one reign, on one event loop."""
+
+    def __init__(self, endpoint_id: EndpointId, policy: Policy, now: float) -> None:
+        self.id = endpoint_id
+        self.state: EndpointState = fold.initial(endpoint_id, now)
+        self.endpoint: EndpointRecord | None = None
+        self.instances: dict[WorkerId, InstanceRecord] = {}
+        self.beats: dict[WorkerId, Heartbeat] = {}
+        self.written: dict[WorkerId, WorkerRecord] = {}  #: as it stands in corral_workers, as far as we know
+        self.written_revision: dict[WorkerId, int] = {}
+        self.sent: set[CommandId] = set()
+        self.halted: set[GroupId] = set()
+        self.look_at = now  #: when to decide next
+        self.looked_at = float("-inf")
+        # its memory in corral_scaler
+        self.revision = 0  #: of the stored value; 0: none
+        self.unsure: bytes | None = None  #: written, and the answer was lost
+        self.stored_generation = 0
+        self.stored_at = now
+        self.stored_state: EndpointState | None = None
+        self.settling = False
+        self.untold: list[Decided] = []  #: recorded decisions whose event is not stored yet
+        self._policy = policy
+
+    def resume(self, state: EndpointState, now: float) -> None:
+        """Continue from what the leader before us stored."""
+        heard = self.state.telemetry
+        self.state = msgspec.structs.replace(state, telemetry=heard, telemetry_at=now, at=max(state.at, now))
+        self.stored_generation = state.generation
+        self.halted = set(state.last.decision.halted) if state.last is not None else set()
+
+    def restart_generation(self, now: float) -> None:
+        """Its memory is lost. Seconds since 1970 are more than it ever counted, so no command id repeats."""
+        self.state = msgspec.structs.replace(self.state, generation=int(now))
+
+    def fold(self, observation: Observation) -> tuple[EndpointState, EndpointState]:
+        """Fold it; (before, after)."""
+        before = self.state
+        self.state = fold.apply(before, observation, self._policy)
+        return before, self.state
+
+    def moved(self, before: EndpointState) -> Iterator[WorkerId]:
+        """Workers whose fact is another one than it was, or that came or went."""
+        was, now = before.workers, self.state.workers
+        if was is now:
+            return
+        for worker_id, worker in now.items():
+            if was.get(worker_id) is not worker:
+                yield worker_id
+        for worker_id in was:
+            if worker_id not in now:
+                yield worker_id
+
+    @property
+    def is_over(self) -> bool:
+        """Deleted, and nothing of it is left."""
+        return self.state.deleted and not self.state.workers and not self.written
