@@ -157,7 +157,9 @@ class JetStream:
         """Remove one message; False when it was gone already."""
         try:
             await self._api(js_names.message_delete(stream), msgspec.json.encode({"seq": seq}), _InfoReply, stream)
-        except _NoMessage:
+        except BusUnavailable:  # also what the server calls a message that is not there
+            if await self.at(stream, seq) is not None:
+                raise
             return False
         return True
 

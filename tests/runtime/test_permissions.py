@@ -198,7 +198,9 @@ async def test_an_operator_looks_and_does_not_touch(client_for, endpoint_id):
         *MAKING_CONSUMERS,
     }
     assert await refusals(client, denied, publish=may | may_not) == may_not
-    assert await refusals(client, denied, subscribe={subjects.EVERYTHING, subjects.inbox("r1") + ".>"}) == {subjects.inbox("r1") + ".>"}
+    assert await refusals(client, denied, subscribe={subjects.EVERYTHING, subjects.inbox("r1") + ".>"}) == {
+        subjects.inbox("r1") + ".>"
+    }
 
 
 async def test_an_integrator_reads_its_durable_and_forges_nothing(nats_server, client_for, bus, endpoint_id):
