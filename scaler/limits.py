@@ -54,12 +54,14 @@ def _rest(wanted: Want, limited: Limited) -> Want:
     timeout_s = state.spec.settings.inactivity_timeout_s()
     if timeout_s is None:
         return _at_least(wanted, 1, Why.MIN_WORKERS, "inactivity_timeout is negative: at least 1 stays hot")
-    if traffic.present(state, limited.now, limited.policy).requests or not roster.hot:
+    if traffic.present(state, limited.now, limited.policy).requests:
         return wanted
     under_way = any(worker.state in _UNDER_WAY for worker in roster.coming)
     if under_way and state.demand.last_activity_at > 0:
         return _at_least(wanted, 1, Why.DEMAND_WAITING, "a worker is nearly there: it may become ready first")
     silent_s = limited.now - idle_since_at(state, roster)
+    if not roster.hot and (silent_s < timeout_s or not wanted.hot):
+        return wanted
     if silent_s < timeout_s:
         text = f"last request {silent_s:.0f} s ago, inactivity_timeout is {timeout_s:.0f} s: 1 stays hot"
         return _at_least(wanted, 1, Why.STEADY, text)

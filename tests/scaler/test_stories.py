@@ -101,6 +101,14 @@ def test_inactivity_timeout_counts_from_the_last_request():
     assert any(d.why is Why.IDLE for d in story.decisions)
 
 
+def test_an_endpoint_that_went_to_rest_after_a_burst_stays_there():
+    story = Story(inactivity_timeout=8, create_s=5, perf=30, cost=50)
+    story.asks(60).until(40).asks(0).until(200)
+    assert story.ready == 0
+    # The load of the last minutes is still in the averages; it must not call anybody back from draining.
+    assert [action.op for decision in story.decisions for action in decision.actions if action.op == "undrain"] == []
+
+
 def test_min_load_is_kept_hot_without_any_request():
     story = Story(min_load=250, perf=100, groups=(group(expected_perf=100.0),), create_s=20).until(200)
     assert story.ready == 3
