@@ -16,15 +16,18 @@ from pathlib import Path
 
 import msgspec
 import structlog
+from prometheus_client import CollectorRegistry
 
 from runtime import logs
 from runtime.errors import BusError, SettingsError
+from runtime.health import Health
 from runtime.keyring import WorkerMinter
-from runtime.nats_bus import NatsBus, NatsSettings, connect
+from runtime.nats_bus import NatsSettings, connect
 from runtime.serve import run, serve
 from runtime.settings import load
 
 from .bundles import Bundles
+from .metrics import Metrics
 from .provider import Provider
 from .providers.external import ExternalProvider
 from .providers.process import Folder, ProcessProvider, ProcessSettings
@@ -34,6 +37,8 @@ from .settings import ProvisionerSettings
 from .wiring import provisioner
 
 log = structlog.get_logger()
+
+PROVIDERS = ("process", "external")
 
 
 async def main(*, only_stop_workers: bool) -> None:
@@ -49,19 +54,24 @@ async def main(*, only_stop_workers: bool) -> None:
         now=time.time,
     )
     local = ProcessProvider(folder=folder, settings=_process_settings(mine), bundles=bundles, now=time.time, environ=os.environ)
+    _check_names(mine.providers)
+    registry = CollectorRegistry()
     with folder.locked():
         async with connect(_nats_settings(mine)) as bus:
+            providers: dict[str, Provider] = {"process": local, "external": ExternalProvider(bus)}
             service = provisioner(
                 bus=bus,
                 streams=bus,
-                providers=_providers(mine, bus, local),
+                providers={name: providers[name] for name in mine.providers},
                 bundles=bundles,
                 now=time.time,
                 rng=random.Random(),
+                metrics=Metrics(registry),
                 rhythm=Rhythm(every_s=mine.reconcile_every_s, orphan_grace_s=mine.orphan_grace_s),
             )
             if not only_stop_workers:
-                await serve(service)
+                checks = {"nats": lambda: "" if bus.connected else "not connected"}
+                await serve(service, Health(mine.health, registry, checks))
             if only_stop_workers or mine.stop_workers_on_exit:
                 await _stop_workers(local, service)
 
@@ -80,12 +90,10 @@ def _nats_settings(mine: ProvisionerSettings) -> NatsSettings:
     return mine.nats if mine.nats.name or mine.nats.creds else msgspec.structs.replace(mine.nats, name=mine.name)
 
 
-def _providers(mine: ProvisionerSettings, bus: NatsBus, local: ProcessProvider) -> dict[str, Provider]:
-    known: dict[str, Provider] = {"process": local, "external": ExternalProvider(bus)}
-    unknown = [name for name in mine.providers if name not in known]
+def _check_names(names: tuple[str, ...]) -> None:
+    unknown = [name for name in names if name not in PROVIDERS]
     if unknown:
-        raise SettingsError(f"PROVISIONER_PROVIDERS: no provider {', '.join(unknown)}", f"choose from {', '.join(known)}")
-    return {name: known[name] for name in mine.providers}
+        raise SettingsError(f"PROVISIONER_PROVIDERS: no provider {', '.join(unknown)}", f"choose from {', '.join(PROVIDERS)}")
 
 
 def _process_settings(mine: ProvisionerSettings) -> ProcessSettings:

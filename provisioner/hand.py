@@ -22,8 +22,9 @@ from schemas.records import Failure, InstanceRecord, Intent
 
 from . import facts, instances, plan
 from .facts import Herald
+from .metrics import Metrics
 from .plan import Bury, Call, Claim, Finish, Patience, Refuse, RetryIn, Settled
-from .provider import Machine, Order, Permanent, Provider, Transient
+from .provider import Machine, Order, Permanent, Provider, ProviderError, Transient
 from .store import Known, Store
 
 log = structlog.get_logger()
@@ -77,9 +78,11 @@ class Hand:
         providers: Mapping[str, Provider],
         locks: Locks,
         patience: Patience,
+        metrics: Metrics,
         now: Callable[[], float],
         rng: random.Random,
     ) -> None:
+        self._metrics = metrics
         self._store = store
         self._herald = herald
         self._providers = providers
@@ -94,13 +97,27 @@ class Hand:
             return await self._carry_out(command, body, deliveries)
 
     async def give_up(self, command: AnyCommand, body: bytes, failure: Failure, deliveries: int) -> None:
-        """The stream will not deliver it again: a dead letter, unless it had come to its end after all."""
+        """The stream will not deliver it again: a dead letter, unless it came to its end after all and only the acknowledgement
+        is missing.
+        """
         async with self._locks.holding(command.worker_id):
+            known = await self._store.known(command.endpoint_id, command.worker_id)
             intent = await self._store.intent(command.command_id)
             if intent is None:
                 intent = await self._store.claim(command, body)
-            if intent.status == plan.CLAIMED:
+            if intent.status != plan.CLAIMED:
+                return
+            try:
+                provider = self._provider_for(command, known.record)
+                machine = await provider.describe(command.worker_id)
+            except ProviderError:
                 await self._bury(command, body, intent, failure, deliveries)
+                return
+            match plan.act(command, now=self._now(), intent=intent, record=known.record, machine=machine):
+                case Finish(machine):
+                    await self._finish(command, intent, known, machine, provider)
+                case _:
+                    await self._bury(command, body, intent, failure, deliveries)
 
     async def _carry_out(self, command: AnyCommand, body: bytes, deliveries: int) -> Outcome:
         highest = await self._store.highest_epoch(command)
@@ -108,6 +125,7 @@ class Hand:
         known = await self._store.known(command.endpoint_id, command.worker_id)
         match plan.admit(command, now=self._now(), highest_epoch=highest, intent=intent, record=known.record):
             case Settled():
+                self._metrics.command(op_of(command), "settled")
                 return Ended()
             case Refuse(reason):
                 return await self._refuse(command, intent, known, None, reason)
@@ -124,6 +142,7 @@ class Hand:
                 error, command, deliveries=deliveries, now=self._now(), patience=self._patience, chance=self._rng.random()
             ):
                 case RetryIn() as retry:
+                    self._metrics.command(op_of(command), "retried")
                     log.info("command_retried", command=command.command_id, cause=error.cause, delay_s=round(retry.delay_s, 1))
                     return retry
                 case Bury(failure):
@@ -154,19 +173,14 @@ class Hand:
                 return await self._finish(command, intent, known, machine, provider)
 
     async def _call(self, command: AnyCommand, provider: Provider) -> Machine | None:
-        match command:
-            case CreateWorker():
-                return await provider.create(order_of(command))
-            case StartWorker():
-                return await provider.start(command.worker_id)
-            case StopWorker():
-                return await provider.stop(command.worker_id)
-            case RebootWorker():
-                await provider.stop(command.worker_id)
-                return await provider.start(command.worker_id)
-            case DestroyWorker():
-                await provider.destroy(command.worker_id)
-                return None
+        """A provider that hangs must not hold this worker for ever: the next attempt asks it what became of the call."""
+        limit_s = self._patience.call_limit_s
+        with self._metrics.call(provider.name, op_of(command)):
+            try:
+                async with asyncio.timeout(limit_s):
+                    return await _ask(command, provider)
+            except TimeoutError as error:
+                raise Transient(Cause.HANG, f"provider {provider.name} did not answer within {limit_s:g} s") from error
 
     async def _finish(
         self, command: AnyCommand, intent: Intent, known: Known, machine: Machine | None, provider: Provider
@@ -179,6 +193,7 @@ class Hand:
         await self._store.save(record, known.revision)
         await self._herald.tell(facts.done(command, record, now))
         await self._store.settle(intent, plan.DONE)
+        self._metrics.command(op_of(command), "done")
         log.info(
             "command_done", command=command.command_id, op=op_of(command), worker=command.worker_id, endpoint=command.endpoint_id
         )
@@ -198,6 +213,7 @@ class Hand:
         await self._herald.tell(facts.refused(command, reason, self._now()))
         if intent is not None:
             await self._store.settle(intent, plan.FAILED)
+        self._metrics.command(op_of(command), "refused")
         log.warning("command_refused", command=command.command_id, op=op_of(command), reason=reason)
         return Ended()
 
@@ -211,6 +227,8 @@ class Hand:
             # A create that failed left no machine, so nothing will ever need this record again.
             await self._store.save(record, known.revision, expires=isinstance(command, CreateWorker))
         await self._store.settle(intent, plan.FAILED, failure)
+        self._metrics.command(op_of(command), "dead")
+        self._metrics.failure(failure.cause)
         log.error("command_dead", command=command.command_id, op=op_of(command), cause=failure.cause, message=failure.message)
         return Dead(failure.cause)
 
@@ -226,6 +244,22 @@ class Hand:
                 f"provider {name!r} is not enabled here",
                 hint=f"PROVISIONER_PROVIDERS lists {', '.join(sorted(self._providers))}",
             ) from None
+
+
+async def _ask(command: AnyCommand, provider: Provider) -> Machine | None:
+    match command:
+        case CreateWorker():
+            return await provider.create(order_of(command))
+        case StartWorker():
+            return await provider.start(command.worker_id)
+        case StopWorker():
+            return await provider.stop(command.worker_id)
+        case RebootWorker():
+            await provider.stop(command.worker_id)
+            return await provider.start(command.worker_id)
+        case DestroyWorker():
+            await provider.destroy(command.worker_id)
+            return None
 
 
 def _provider_name(command: AnyCommand, record: InstanceRecord | None) -> str:

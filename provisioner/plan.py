@@ -72,6 +72,7 @@ class Patience(msgspec.Struct, frozen=True, kw_only=True):
     first_delay_s: float = 2.0
     factor: float = 3.0
     longest_delay_s: float = 120.0
+    call_limit_s: float = 900.0  #: of one call of a provider
 
     def delay_s(self, deliveries: int, chance: float) -> float:
         """Half to one and a half times the exponential step; chance in [0, 1)."""

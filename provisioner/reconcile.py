@@ -21,6 +21,7 @@ from . import facts, instances, plan
 from .compare import Adopt, Agree, Correct, Finding, NoteFailure, RemoveOrphan, Settle, compare
 from .facts import Herald
 from .hand import Hand, Locks
+from .metrics import Metrics
 from .provider import Machine, MachineState, Provider, ProviderError
 from .store import Known, Store
 
@@ -48,6 +49,7 @@ class Reconciler:
         hand: Hand,
         providers: Mapping[str, Provider],
         locks: Locks,
+        metrics: Metrics,
         owner: str,
         now: Callable[[], float],
         rhythm: Rhythm,
@@ -57,6 +59,7 @@ class Reconciler:
         self._hand = hand
         self._providers = providers
         self._locks = locks
+        self._metrics = metrics
         self._owner = owner
         self._now = now
         self._rhythm = rhythm
@@ -88,6 +91,7 @@ class Reconciler:
         # Records first: a worker created between the two reads is then a machine without a record, which is checked
         # again under its lock, and never a record without a machine.
         records = await self._store.all_known()
+        self._metrics.workers(records.values())
         machines, silent = await self._inventories()
         self._orphan_since = {worker: at for worker, at in self._orphan_since.items() if worker in machines}
         hands = asyncio.Semaphore(self._rhythm.at_once)
@@ -171,6 +175,7 @@ class Reconciler:
                 await self._herald.tell(facts.worker_failed(record, failure, facts.since(known.record)))
                 has_machine = await provider.describe(record.worker_id) is not None
                 await self._store.save(record, known.revision, expires=not has_machine)
+                self._metrics.failure(failure.cause)
                 log.warning("worker_failed", worker=record.worker_id, cause=failure.cause, message=failure.message)
             case Correct(machine):
                 record = instances.mirrored(machine, known.record, provider.name, now)

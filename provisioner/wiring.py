@@ -12,6 +12,7 @@ from .dead_letters import DeadLetters, Streams
 from .enroll import Enrollment
 from .facts import Herald
 from .hand import Hand, Locks
+from .metrics import Metrics
 from .plan import Patience
 from .provider import Provider
 from .reconcile import Reconciler, Rhythm
@@ -27,21 +28,32 @@ def provisioner(
     bundles: Bundles,
     now: Callable[[], float],
     rng: random.Random,
+    metrics: Metrics | None = None,
     patience: Patience | None = None,
     rhythm: Rhythm | None = None,
 ) -> Provisioner:
     """A provisioner that works the commands of `bus`; `streams` is who can look into its streams (a NatsBus itself); without it the
     bus must bury by itself what it stops delivering.
     """
-    patience, rhythm = patience or Patience(), rhythm or Rhythm()
+    patience, rhythm, metrics = patience or Patience(), rhythm or Rhythm(), metrics or Metrics()
     store, herald, locks = Store(bus, owner=bus.name, now=now), Herald(bus, now), Locks()
-    hand = Hand(store=store, herald=herald, providers=providers, locks=locks, patience=patience, now=now, rng=rng)
+    hand = Hand(
+        store=store, herald=herald, providers=providers, locks=locks, patience=patience, metrics=metrics, now=now, rng=rng
+    )
     return Provisioner(
         bus=bus,
         herald=herald,
         hand=hand,
         reconciler=Reconciler(
-            store=store, herald=herald, hand=hand, providers=providers, locks=locks, owner=bus.name, now=now, rhythm=rhythm
+            store=store,
+            herald=herald,
+            hand=hand,
+            providers=providers,
+            locks=locks,
+            metrics=metrics,
+            owner=bus.name,
+            now=now,
+            rhythm=rhythm,
         ),
         enrollment=Enrollment(bus=bus, store=store, herald=herald, bundles=bundles, now=now),
         dead_letters=DeadLetters(bus=bus, streams=streams, herald=herald, hand=hand, now=now) if streams is not None else None,

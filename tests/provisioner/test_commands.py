@@ -5,6 +5,7 @@ import time
 
 from provisioner.plan import Patience
 from provisioner.provider import MachineState, Permanent, Transient
+from provisioner.reconcile import Rhythm
 from schemas import codec, commands, events, subjects
 from schemas.ids import EndpointId, WorkerId
 from schemas.reasons import Cause
@@ -237,6 +238,30 @@ async def test_what_was_never_brought_to_an_end_is_moved_to_the_dead_letters(des
     assert desk.letters[0].deliveries == 6 and codec.command(desk.letters[0].body.encode()) == create
     await eventually(desk.queue_is_empty)
     assert (await desk.record(create.worker_id)).state == "failed"
+
+
+async def test_what_was_given_up_but_is_there_is_a_fact_and_no_dead_letter(desk, serving, scripted, eventually):
+    """The machine came into being in the last attempt, which died before it could say so."""
+    create_really = scripted.create
+
+    async def create_and_crash(order):
+        await create_really(order)
+        raise RuntimeError("a bug after the call")
+
+    describe_really, blind = scripted.describe, [True]
+
+    async def describe(worker_id):
+        return None if blind else await describe_really(worker_id)
+
+    scripted.create, scripted.describe = create_and_crash, describe
+    await serving(scripted, rhythm=Rhythm(every_s=3600))
+    create = desk.create(TEMPLATE)
+    await desk.send(create)
+    await eventually(lambda: scripted.count("create", create.worker_id) == 6)
+    blind.clear()
+    await desk.event(events.WorkerCreated, command_id=create.command_id)
+    await eventually(desk.queue_is_empty)
+    assert not desk.letters and (await desk.record(create.worker_id)).state == "running"
 
 
 async def test_two_provisioners_share_the_work_without_doing_it_twice(desk, serving, scripted, eventually):

@@ -8,10 +8,17 @@ from pathlib import Path
 
 import pytest
 
+from runtime import topology
 from schemas import commands, events
 
 SCRIPT = Path(__file__).with_name("crashing_provisioner.py")
 ROOT = SCRIPT.parent.parent.parent
+
+
+@pytest.fixture(autouse=True)
+def many_deliveries(monkeypatch):
+    """More than the crashes of one test."""
+    monkeypatch.setattr(topology, "COMMAND_MAX_DELIVERIES", 1000)
 
 
 @pytest.fixture
@@ -48,25 +55,22 @@ async def killed(process) -> None:
         assert await process.wait() == -9
 
 
-CREATING = [
-    "after claim",
-    "after the moving record",
-    "before the launch",
-    "after the launch",
-    "after the record",
-    "after the event",
-    "after done",
-]
-
-
-@pytest.mark.parametrize("point", CREATING)
-async def test_a_create_cut_short_yields_exactly_one_worker(
-    point, desk, provisioner_process, template, state_dir, eventually, runs_of, processes_of
+async def test_a_create_killed_at_every_point_yields_exactly_one_worker(
+    desk, provisioner_process, template, state_dir, eventually, runs_of, processes_of
 ):
+    """Each provisioner takes up what the last one left, gets one step further, and is killed there."""
     create = desk.create(template())
-    first = await provisioner_process(point)
     await desk.send(create)
-    await killed(first)
+    for point in (
+        "after claim",
+        "after the moving record",
+        "before the launch",
+        "after the launch",
+        "after the record",
+        "after the event",
+        "after done",
+    ):
+        await killed(await provisioner_process(point))
 
     await provisioner_process()
     await desk.event(events.WorkerCreated, command_id=create.command_id)
@@ -84,30 +88,35 @@ async def test_a_create_cut_short_yields_exactly_one_worker(
 
 
 @pytest.mark.parametrize(
-    "kind, point",
+    "kind, fact, points",
     [
-        (commands.StopWorker, "before the signal"),
-        (commands.StopWorker, "before stopped is written"),
-        (commands.StopWorker, "after the stopped record"),
-        (commands.DestroyWorker, "after the destroying record"),
-        (commands.DestroyWorker, "before the removal"),
+        (
+            commands.StopWorker,
+            events.WorkerStopped,
+            ("before the signal", "before stopped is written", "after the stopped record"),
+        ),
+        (commands.DestroyWorker, events.WorkerDestroyed, ("after the destroying record", "before the removal")),
     ],
 )
-async def test_an_end_cut_short_is_ended(kind, point, desk, provisioner_process, template, state_dir, eventually, processes_of):
+async def test_an_end_killed_at_every_point_is_ended(
+    kind, fact, points, desk, provisioner_process, template, state_dir, eventually, processes_of
+):
     create = desk.create(template())
-    first = await provisioner_process(point)
+    first = await provisioner_process(points[0])
     await desk.do(create)
     end = desk.command(kind, create)
     await desk.send(end)
     await killed(first)
+    for point in points[1:]:
+        await killed(await provisioner_process(point))
 
     await provisioner_process()
-    fact = events.WorkerStopped if kind is commands.StopWorker else events.WorkerDestroyed
     await desk.event(fact, command_id=end.command_id)
     await eventually(desk.queue_is_empty)
-    assert (await desk.record(create.worker_id)).state == ("stopped" if kind is commands.StopWorker else "gone")
+    stopped = kind is commands.StopWorker
+    assert (await desk.record(create.worker_id)).state == ("stopped" if stopped else "gone")
     assert not processes_of(state_dir)
-    assert (state_dir / "workers" / create.worker_id).exists() == (kind is commands.StopWorker)
+    assert (state_dir / "workers" / create.worker_id).exists() == stopped
     assert len([e for e in desk.events if isinstance(e, fact)]) == 1
     assert not [e for e in desk.events if isinstance(e, events.WorkerFailed)]
 
