@@ -96,7 +96,7 @@ class EndpointAdmin:
             at = self._now()
             return EndpointRecord(id=endpoint_id, name=name, settings=settings, state=state, created_at=at, changed_at=at)
 
-        record = await self._store.create(make, by)
+        record = await self._store.create(name, make, by)
         return reply({"success": True, "result": record.id, "endpoint": self.shown(record)})
 
     async def change(self, call: Call) -> web.Response:

@@ -21,7 +21,6 @@ from .calls import Call, Table
 from .lane import Front
 from .routing import Held, Routing, read_request
 
-ROUTE_PATHS = frozenset({"/route/", "/route"})
 #: Longer than usual proxies keep idle connections, so that the proxy is the one that closes.
 KEEPALIVE_S = 75.0
 SHUTDOWN_S = 5.0
@@ -36,11 +35,10 @@ class App:
         self._keys = keys
         self._table = table
         self.now = now
+        table.add("POST", "/route/", self._route)
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
         try:
-            if request.method == "POST" and request.path in ROUTE_PATHS:
-                return await self._route(request)
             handler, params = await self._table.find(request)
             response = await handler(Call(request, params, self._keys, self.now))
         except Exception as error:  # noqa: BLE001  # every error becomes an answer; the unexpected are logged there
@@ -49,12 +47,13 @@ class App:
             response.headers.setdefault("X-Request-Id", calls.request_id_of(request))
         return response
 
-    async def _route(self, request: web.BaseRequest) -> web.Response:
+    async def _route(self, call: Call) -> web.Response:
+        """What the fast lane did not take."""
+        request = call.request
         ask = read_request(await calls.read(request, MAX_ROUTE_BODY_BYTES))
         started = self.routing.start(ask, self.routing.who(calls.key_of(request) or ask.api_key))
         answer = await self.routing.finish(started) if isinstance(started, Held) else started
-        given = calls.fit_request_id(request.headers.get("X-Request-Id", ""))
-        return calls.reply(answer, headers={"X-Request-Id": given} if given else None)
+        return calls.reply(answer)
 
 
 @asynccontextmanager

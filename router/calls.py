@@ -153,7 +153,8 @@ def reply(value: Any, status: int = 200, headers: Mapping[str, str] | None = Non
 
 def told(problem: HttpProblem, request_id: str) -> web.Response:
     """The problem as an answer."""
-    body = msgspec.structs.replace(problem.problem, request_id=request_id)
+    # Vast's command line looks for `success`, so it is said and not left to its default.
+    body = {"success": False, **msgspec.to_builtins(problem.problem), "request_id": request_id}
     return reply(body, problem.status, {**problem.headers, "X-Request-Id": request_id})
 
 

@@ -122,7 +122,8 @@ class Desk:
 
     def _open_lines(self, excluded: Container[WorkerId], now: float, salt: int) -> list[tuple[Line, Worker, float]]:
         """The groups that can take it: those of the first tier that has any. Suspects only where nobody is good at all:
-        waiting for a good one is better than a ticket to a worker that is probably dead."""
+        waiting for a good one is better than a ticket to a worker that is probably dead.
+        """
         if not self._open:
             return []
         mean_cost = self.demand.usual_cost()

@@ -46,11 +46,10 @@ class EndpointStore:
         """In the order of their ids."""
         return sorted((record for record, _ in await self._all()), key=lambda record: record.id)
 
-    async def create(self, make: Callable[[EndpointId], EndpointRecord], by: str) -> EndpointRecord:
+    async def create(self, name: str, make: Callable[[EndpointId], EndpointRecord], by: str) -> EndpointRecord:
         """Raises HttpProblem 409 when the name is taken."""
-        endpoint_id = EndpointId(await self._next_id())
-        record = make(endpoint_id)
-        await self._name_is_free(record)
+        await self._name_is_free(name)
+        record = make(EndpointId(await self._next_id()))
         key, data = subjects.endpoint_key(record.id), codec.encode(record)
         revision = await self._bucket.create(key, data)
         # Two who create the same name at once both see it free. The one who wrote later withdraws.
@@ -82,7 +81,7 @@ class EndpointStore:
                 return before
             after = msgspec.structs.replace(wanted, revision=before.revision + 1, changed_at=self._now())
             if after.name != before.name:
-                await self._name_is_free(after)
+                await self._name_is_free(after.name)
             data = codec.encode(after)
             try:
                 revision = await self._bucket.update(entry.key, data, entry.revision)
@@ -135,9 +134,9 @@ class EndpointStore:
                 continue
         raise HttpProblem(409, ErrorCode.CONFLICT, "Too many others are creating things at the same time. Try again.")
 
-    async def _name_is_free(self, record: EndpointRecord) -> None:
-        if any(other.name == record.name and other.id != record.id for other, _ in await self._all()):
-            raise name_taken(record.name)
+    async def _name_is_free(self, name: str) -> None:
+        if any(other.name == name for other, _ in await self._all()):
+            raise name_taken(name)
 
     async def _read(self, endpoint_id: EndpointId) -> tuple[EndpointRecord, Entry]:
         entry = await self._bucket.get(subjects.endpoint_key(endpoint_id))

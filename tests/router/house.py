@@ -18,7 +18,7 @@ from router.service import Router
 from router.settings import RouterSettings
 from runtime.bus import Bus
 from schemas import subjects
-from schemas.ids import EndpointId, GroupId, WorkerId
+from schemas.ids import EndpointId, WorkerId
 from schemas.records import EndpointRecord, WorkerRecord
 from schemas.signals import Heartbeat
 from schemas.states import WorkerState

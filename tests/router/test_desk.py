@@ -9,7 +9,6 @@ from router import waiting
 from router.choose import expected_wait_s
 from router.complaints import BENCH_AFTER, BENCH_S, hold_s
 from router.desk import BIND_AHEAD_S, LAST_RESORT_S
-from router.reservations import PROMISE_TTL_S
 from schemas.reasons import Cause
 from schemas.records import Failure
 from schemas.states import EndpointState, WorkerState
