@@ -116,6 +116,7 @@ class EmbeddedServer:
             raise self._explain(log_start, f"was not ready within {deadline_s:g} s") from None
         except ChildProcessError as error:
             raise self._explain(log_start, str(error)) from None
+        log.info("embedded_nats_serving", server_pid=process.pid, url=self.url)
 
     async def run(self) -> None:
         """Keep it alive until cancelled, then stop it: after a crash it starts again on the same ports and store.
@@ -137,7 +138,6 @@ class EmbeddedServer:
                 await asyncio.sleep(backoff_s)
                 backoff_s = 0.05 if loop.time() - started > _HEALTHY_RUN_S else min(backoff_s * 2, _BACKOFF_MAX_S)
                 await self.start()
-                log.info("embedded_nats_serving", server_pid=self.pid)
         finally:
             await self.stop()
 
@@ -256,6 +256,7 @@ def _lock(directory: Path) -> IO[str]:
 
 async def _end_orphan(directory: Path) -> None:
     """End the server of a launcher that was killed, where the kernel did not do it for us. We hold the lock, so it is nobody's."""
+    pid = 0
     try:
         pid = int((directory / "nats.pid").read_text())
         process = psutil.Process(pid)
@@ -264,7 +265,7 @@ async def _end_orphan(directory: Path) -> None:
         log.warning("nats_server_orphan_ended", pid=pid)
         process.terminate()
         async with asyncio.timeout(_STOP_GRACE_S):
-            while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+            while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:  # noqa: ASYNC110  (not our child)
                 await asyncio.sleep(_HEALTH_POLL_S)
     except TimeoutError:
         raise ServerError(f"the nats-server with pid {pid} does not end", f"kill it: kill -9 {pid}") from None

