@@ -25,7 +25,7 @@ from .screen import LiveScreen, PlainScreen, Screen
 from .story import Scale, Story
 
 #: Everything together, so that it ends by itself within four minutes.
-DEADLINE_S = 215.0
+DEADLINE_S = 200.0
 _EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "smollm" / "corral.yaml"
 
 
@@ -33,7 +33,7 @@ def main(
     file: Annotated[Path, typer.Option(help="Which endpoint to show; its first one is used.")] = _EXAMPLE,
     *,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON summary on stdout; the rest on stderr.")] = False,
-    keep: Annotated[bool, typer.Option("--keep", help="Keep the data directory.")] = False,
+    keep: Annotated[bool, typer.Option("--keep", help="Keep the data directory; it is kept anyway when the demo fails.")] = False,
 ) -> None:
     """A real language model on this machine: from zero workers to several and back, decided by events on a real NATS server."""
     console = Console(stderr=as_json, highlight=False)
@@ -56,7 +56,7 @@ async def demo(file: Path, console: Console, *, as_json: bool, keep: bool) -> in
         with screen:
             try:
                 async with asyncio.timeout(DEADLINE_S):
-                    await _tell(house, wanted, screen, record)
+                    await _tell(house, wanted, screen, record, began)
             except CorralError as error:
                 broken = str(error)
             except TimeoutError:
@@ -69,6 +69,7 @@ async def demo(file: Path, console: Console, *, as_json: bool, keep: bool) -> in
             await house.stop()
             if not summary.ok:
                 words = house.last_words()
+        keep = keep or not summary.ok
     finally:
         if not keep:
             house.clean()
@@ -76,12 +77,12 @@ async def demo(file: Path, console: Console, *, as_json: bool, keep: bool) -> in
     return 0 if summary.ok else 130 if broken == "interrupted" else 1
 
 
-async def _tell(house: House, wanted: manifest.Manifest, screen: Screen, record: Record) -> None:
+async def _tell(house: House, wanted: manifest.Manifest, screen: Screen, record: Record, began: float) -> None:
     screen.phase("corral up: NATS, router, scaler, provisioner")
     running = await house.start()
     screen.note(f"running at {running.url}")
     async with Corral(running.url, house.admin_key()) as corral:
-        await Story(corral, wanted, Scale(), screen, record).tell()
+        await Story(corral, wanted, Scale(), screen, record, began=began).tell()
 
 
 def _wanted(file: Path, console: Console) -> manifest.Manifest | None:

@@ -12,7 +12,7 @@ from .record import Seen, Summary
 from .screen import words
 
 _BARS = " ▁▂▃▄▅▆▇█"
-_WIDTH = 60
+_WIDTH = 48
 
 
 def show(console: Console, summary: Summary) -> None:

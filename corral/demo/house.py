@@ -20,6 +20,8 @@ from corral.errors import StartError
 from corral.up.log import BoundedLog, tail
 
 _START_S = 60.0
+#: A drain waits out the last ticket: with the usual minute, people would watch nothing happen for a minute.
+_TICKET_TTL_S = 15.0
 _STOP_S = 75.0
 
 
@@ -42,6 +44,7 @@ class House:
             for name, value in os.environ.items()
             if not name.startswith(("CORRAL_", "ROUTER_", "SCALER_", "PROVISIONER_"))
         }
+        env["CORRAL_TICKET_TTL_S"] = f"{_TICKET_TTL_S:g}"
         self._process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-P", "-m", "corral.cli", "up", "--json", "--data-dir", str(self.data.root), "--port", "0"),
             env=env,

@@ -49,13 +49,14 @@ class Scale(msgspec.Struct, frozen=True, kw_only=True):
 class Story:
     """`await tell()`; everything that is seen goes into `record`."""
 
-    def __init__(self, corral: Corral, wanted: Manifest, scale: Scale, screen: Screen, record: Record) -> None:
+    def __init__(self, corral: Corral, wanted: Manifest, scale: Scale, screen: Screen, record: Record, *, began: float) -> None:
+        """`began`: when the demo did, on the monotonic clock."""
         self._corral = corral
         self._scale = scale
         self._screen = screen
         self.record = record
-        self._began = time.monotonic()
-        self._began_at = time.time()
+        self._began = began
+        self._began_at = time.time() - (time.monotonic() - began)
         self._rng = random.Random(7)
         self._wanted = shrunk(wanted, scale)
         self._endpoint = self._wanted.endpoints[0].name
