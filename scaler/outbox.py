@@ -53,6 +53,16 @@ class Outbox:
                 if self._waiting and self._waiting[0] is event:
                     self._waiting.popleft()
 
+    async def flush(self, within_s: float) -> None:
+        """Send what is queued, as far as the time allows: the last words of a reign."""
+        try:
+            async with asyncio.timeout(within_s):
+                while self._waiting:
+                    await self.send(self._waiting[0])
+                    self._waiting.popleft()
+        except (BusError, TimeoutError):
+            log.warning("events_left_unsent", events=len(self._waiting))
+
     async def send(self, event: AnyEvent) -> None:
         """Send it now. Raises BusError."""
         await self._bus.append(subjects.event(kind_of(event), event.endpoint_id), codec.encode(event), msg_id=event.id)

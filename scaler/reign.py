@@ -36,6 +36,7 @@ from .types import Policy, Telemetry
 log = structlog.get_logger()
 
 _SYNC_S = 60.0
+_LAST_WORDS_S = 1.0
 _JUDGE_EVERY_S = 0.25
 _EVENTS = ("command_refused", "command_dead", "group_resumed")
 
@@ -114,6 +115,7 @@ class Reign:
                 await view.wait_synced(_SYNC_S)
                 self._views.append(view)
             self._take_over()
+            stack.push_async_callback(self._outbox.flush, _LAST_WORDS_S)
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._ledger.run(), name="records")
                 tasks.create_task(self._outbox.run(), name="events")

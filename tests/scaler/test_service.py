@@ -1,0 +1,202 @@
+"""The scaler at work on a real nats-server."""
+
+import asyncio
+import time
+
+import msgspec
+
+from scaler import replay
+from schemas import codec, events, subjects
+from schemas.commands import CreateWorker, DestroyWorker, StartWorker, StopWorker
+from schemas.ids import EndpointId, GroupId, WorkerId
+from schemas.reasons import Cause, Why
+from schemas.records import Failure, InstanceRecord
+from schemas.states import EndpointState, WorkerState
+from tests.scaler.house import eventually, running, scaler_on
+
+
+async def ready(house, count):
+    await eventually(lambda: house.states()[WorkerState.READY] == count, what=f"{count} ready, {house.states()}")
+
+
+async def test_the_first_waiting_request_becomes_a_worker_that_routers_see(house, scaler_bus):
+    await house.endpoint()
+    async with running(scaler_on(await scaler_bus("s1"))):
+        await eventually(lambda: house.of(events.Decided))
+        asked = time.perf_counter()
+        await house.waits(1)
+        await ready(house, 1)
+        await house.waits(0)
+    (create,) = house.ops(CreateWorker)
+    assert create.why is Why.DEMAND_WAITING and create.reason
+    assert create.epoch > 0 and create.deadline_at > create.issued_at
+    assert create.template.env == {"SECRET": "canary-4711"}
+    told = house.of(events.WorkerReady)
+    assert [event.worker_id for event in told] == [create.worker_id]
+    arrived = house.record_arrived[create.worker_id, WorkerState.PENDING]
+    print(f"waiting -> command decided and shown: {(arrived - asked) * 1000:.1f} ms")
+
+
+async def test_every_told_decision_can_be_derived_again_and_follows_the_one_before(house, scaler_bus):
+    await house.endpoint(inactivity_timeout=0.5)
+    async with running(scaler_on(await scaler_bus("s1"))):
+        await house.waits(3)
+        await ready(house, 1)
+        await house.waits(0)
+        await eventually(lambda: house.ops(StopWorker))
+        await eventually(lambda: len(house.of(events.Decided)) >= 4)
+    decisions = house.of(events.Decided)
+    assert replay.verify_chain(decisions) is None
+    assert all(d.inputs for d in decisions)
+    forged = msgspec.structs.replace(decisions[2], hot_wanted=decisions[2].hot_wanted + 1)
+    assert "hot_wanted" in (replay.verify(forged) or "")
+    assert "does not follow" in (replay.verify_chain([decisions[0], *decisions[2:]]) or "")
+    assert not any(b"canary-4711" in codec.encode(event) for event in house.events), "an environment may hold secrets"
+
+
+async def test_ready_is_written_within_milliseconds_and_load_is_not_written_at_all(house, scaler_bus):
+    await house.endpoint(inactivity_timeout=-1)
+    async with running(scaler_on(await scaler_bus("s1"))):
+        await ready(house, 1)
+        (worker,) = house.workers.values()
+        writes = len(house.record_history)
+        for n in range(50):
+            worker.inflight, worker.load = n % 4, 10.0 * n
+            await worker.beat()
+        await asyncio.sleep(0.3)
+        assert len(house.record_history) == writes
+        took = []
+        for _ in range(10):
+            worker.state = WorkerState.BENCHMARKING
+            await worker.beat()
+            await eventually(lambda: house.states()[WorkerState.READY] == 0)
+            worker.state = WorkerState.READY
+            house.record_arrived.clear()
+            began = time.perf_counter()
+            await worker.beat()
+            await eventually(lambda: (worker.id, WorkerState.READY) in house.record_arrived)
+            took.append(house.record_arrived[worker.id, WorkerState.READY] - began)
+    print(f"heartbeat ready -> record at a watcher: {sorted(took)[len(took) // 2] * 1000:.1f} ms p50 of {len(took)}")
+
+
+async def test_quiet_drains_with_proof_and_stops_to_cold_and_demand_starts_it_again(house, scaler_bus):
+    await house.endpoint(inactivity_timeout=0.3)
+    async with running(scaler_on(await scaler_bus("s1"))):
+        await house.waits(1)
+        await ready(house, 1)
+        await house.waits(0)
+        await eventually(lambda: house.states()[WorkerState.STOPPED] == 1)
+        (worker,) = house.workers.values()
+        assert [order.op for order in worker.orders] == ["drain"]
+        await eventually(lambda: house.of(events.WorkerDrained))
+        (proof,) = house.of(events.WorkerDrained)
+        assert (proof.inflight, proof.cut_short) == (0, False)
+        assert proof.waited_s >= proof.ticket_window_s == 0.5
+        await house.waits(1)
+        await ready(house, 1)
+        assert len(house.ops(CreateWorker)) == 1
+        assert len(house.ops(StartWorker)) == 1
+
+
+async def test_a_busy_draining_worker_is_not_stopped(house, scaler_bus):
+    await house.endpoint(inactivity_timeout=-1)
+    record = await house.endpoint(inactivity_timeout=-1)
+    async with running(scaler_on(await scaler_bus("s1"))):
+        await ready(house, 1)
+        (worker,) = house.workers.values()
+        worker.inflight = 1
+        await house.put_endpoint(msgspec.structs.replace(record, state=EndpointState.STOPPED))
+        await eventually(lambda: worker.state is WorkerState.DRAINING)
+        await asyncio.sleep(1.5)
+        assert house.ops(StopWorker) == []
+        worker.inflight = 0
+        await eventually(lambda: house.states()[WorkerState.STOPPED] == 1)
+    (proof,) = house.of(events.WorkerDrained)
+    assert proof.waited_s > 1.5
+
+
+async def test_a_drain_is_taken_back_when_demand_returns(house, scaler_bus):
+    await house.endpoint(inactivity_timeout=0.3)
+    async with running(scaler_on(await scaler_bus("s1"), ticket_ttl_s=5.0)):
+        await house.waits(1)
+        await ready(house, 1)
+        await house.waits(0)
+        (worker,) = house.workers.values()
+        await eventually(lambda: worker.state is WorkerState.DRAINING)
+        await house.waits(1)
+        await ready(house, 1)
+        await eventually(lambda: worker.state is WorkerState.READY)
+        assert [order.op for order in worker.orders] == ["drain", "undrain"]
+        assert len(house.commands) == 1
+
+
+async def test_a_dead_model_server_leaves_ready_at_once_and_is_replaced(house, scaler_bus):
+    await house.endpoint(inactivity_timeout=-1)
+    async with running(scaler_on(await scaler_bus("s1"))):
+        await ready(house, 1)
+        (worker,) = house.workers.values()
+        worker.failure = Failure(cause=Cause.MODEL_OOM, message="killed", log_tail="last words")
+        worker.state = WorkerState.ERROR
+        await worker.beat()
+        await eventually(lambda: (worker.id, WorkerState.ERROR) in house.record_arrived)
+        await eventually(lambda: [c.worker_id for c in house.ops(DestroyWorker)] == [worker.id])
+        await eventually(lambda: house.states()[WorkerState.READY] == 1, within_s=15)
+    assert len(house.ops(CreateWorker)) == 2
+    (failed,) = house.of(events.WorkerFailed)
+    assert (failed.failure.cause, failed.failure.log_tail) == (Cause.MODEL_OOM, "last words")
+
+
+async def test_a_lost_worker_is_told_and_all_silent_at_once_is_not(house, scaler_bus):
+    await house.endpoint(min_load=280)
+    async with running(scaler_on(await scaler_bus("s1"))):
+        await ready(house, 3)
+        house.silent = True
+        await eventually(lambda: house.of(events.TelemetryFrozen))
+        frozen = house.of(events.TelemetryFrozen)[0]
+        assert frozen.workers == 3
+        acts = len(house.commands)
+        await asyncio.sleep(1.0)
+        assert house.states() == {WorkerState.READY: 3}
+        house.silent = False
+        await eventually(lambda: house.of(events.TelemetryThawed))
+        one = next(iter(house.workers.values()))
+        one.silent = True
+        await eventually(lambda: house.of(events.WorkerSuspected), within_s=8)
+        assert len(house.commands) == acts
+        one.silent = False
+        await eventually(lambda: not house.records[subjects.worker_key(house.endpoint_id, one.id)].suspect)
+
+
+async def test_machines_of_an_unknown_endpoint_are_given_back(house, scaler_bus):
+    stranger = InstanceRecord(
+        worker_id=WorkerId("w99"), endpoint_id=EndpointId(999_999), group_id=GroupId(1), provider="process", state="stopped", created_at=1.0
+    )
+    await house.put_instance(stranger)
+    await house.endpoint()
+    async with running(scaler_on(await scaler_bus("s1"))):
+        await eventually(lambda: [c.worker_id for c in house.ops(DestroyWorker)] == ["w99"])
+        bucket = house.bus.bucket(subjects.BUCKET_SCALER)
+
+        async def forgotten():
+            while await bucket.get("e999999") is not None:
+                await asyncio.sleep(0.05)
+
+        await asyncio.wait_for(forgotten(), 10)
+
+
+async def test_a_deleted_endpoint_is_drained_destroyed_and_forgotten(house, scaler_bus):
+    await house.endpoint(inactivity_timeout=-1)
+    async with running(scaler_on(await scaler_bus("s1"))):
+        await ready(house, 1)
+        await house.bus.bucket(subjects.BUCKET_ENDPOINTS).delete(subjects.endpoint_key(house.endpoint_id))
+        await eventually(lambda: house.ops(DestroyWorker))
+        await eventually(lambda: house.records == {})
+    assert [d.cut_short for d in house.of(events.WorkerDrained)] == [False]
+
+
+async def test_a_durable_mark_is_enough(house, scaler_bus):
+    await house.endpoint()
+    await house.marks()
+    async with running(scaler_on(await scaler_bus("s1"))):
+        await eventually(lambda: house.ops(CreateWorker))
+        await eventually(lambda: house.of(events.DemandWaiting))
