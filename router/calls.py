@@ -112,7 +112,7 @@ class Table:
                 raise HttpProblem(
                     405, ErrorCode.METHOD, f"{request.path} takes {allowed}, not {request.method}.", headers={"Allow": allowed}
                 )
-            raise problems.not_found(request.path, "See docs/http.md for the calls there are.")
+            raise problems.not_found(request.path, "Check the path; nothing else is wrong with the call.")
         resource = match.route.resource
         assert resource is not None
         return self._handlers[match.route.method, resource.canonical], match
@@ -151,8 +151,9 @@ def reply(value: Any, status: int = 200, headers: Mapping[str, str] | None = Non
     return web.Response(body=msgspec.json.encode(value), status=status, content_type=JSON, headers=headers)
 
 
-def told(problem: HttpProblem, request_id: str) -> web.Response:
-    """The problem as an answer."""
+def told(error: Exception, request_id: str) -> web.Response:
+    """The error as an answer."""
+    problem = as_problem(error, request_id)
     # Vast's command line looks for `success`, so it is said and not left to its default.
     body = {"success": False, **msgspec.to_builtins(problem.problem), "request_id": request_id}
     return reply(body, problem.status, {**problem.headers, "X-Request-Id": request_id})
@@ -172,8 +173,8 @@ def new_request_id() -> str:
     return secrets.token_hex(8)
 
 
-def as_problem(error: Exception) -> HttpProblem:
-    """What the caller is told about an error that is not his."""
+def as_problem(error: Exception, request_id: str) -> HttpProblem:
+    """What the caller is told about an error. One that nobody foresaw is logged under the request's id."""
     if isinstance(error, HttpProblem):
         return error
     if isinstance(error, Conflict):
@@ -182,5 +183,5 @@ def as_problem(error: Exception) -> HttpProblem:
         return problems.unavailable("The control plane's message bus does not answer", "Routing goes on; try this again soon.")
     if isinstance(error, HTTPException):
         return HttpProblem(error.status, ErrorCode.BAD_FIELD, error.reason)
-    log.error("request_failed", error=type(error).__name__, exc_info=error)
+    log.error("request_failed", request_id=request_id, error=type(error).__name__, exc_info=error)
     return HttpProblem(500, ErrorCode.INTERNAL, "The router failed on this request; its log has the cause.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -31,7 +32,7 @@ class KeysDir:
         found = self.read(name)
         if found is not None:
             return found
-        fresh = self._write(f".{name}.{os.getpid()}", make())
+        fresh = self._write(make())
         try:
             os.link(fresh, self.path / name)  # unlike rename, never over somebody else's
         except FileExistsError:
@@ -57,14 +58,13 @@ class KeysDir:
 
     def replace(self, name: str, data: bytes) -> None:
         """Write anew, atomically."""
-        self._write(f".{name}.{os.getpid()}", data).replace(self.path / name)
+        self._write(data).replace(self.path / name)
 
-    def _write(self, name: str, data: bytes) -> Path:
-        file = self.path / name
-        file.unlink(missing_ok=True)
-        handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    def _write(self, data: bytes) -> Path:
+        """Into a file that nobody else has; mkstemp makes it for its owner only."""
+        handle, path = tempfile.mkstemp(prefix=".fresh-", dir=self.path)
         with os.fdopen(handle, "wb") as out:
             out.write(data)
             out.flush()
             os.fsync(out.fileno())
-        return file
+        return Path(path)
