@@ -60,11 +60,14 @@ class Link:
 
     async def run(self) -> None:
         """Connect, beat, start again when the connection breaks. On cancellation one last heartbeat is sent."""
+        last_error = ""
         while True:
             client = Client()
             try:
                 await self._connect(client)
+                _stop_if_cancelled()
                 self._client = client
+                last_error = ""
                 log.info("nats_connected")
                 await self._beat(client)
                 log.warning("nats_connection_lost", error=str(client.last_error or ""))
@@ -72,10 +75,14 @@ class Link:
                 await self._say_goodbye(client)
                 raise
             except (nats.errors.Error, OSError, TimeoutError, ValueError) as error:
-                log.warning("nats_connect_failed", error=str(error) or type(error).__name__)
+                text = str(error) or type(error).__name__
+                if text != last_error:  # once per outage and reason, not once a second
+                    log.warning("nats_connect_failed", error=text)
+                last_error = text
             finally:
                 self._client = None
                 await _discard(client)
+            _stop_if_cancelled()
             await asyncio.sleep(random.uniform(*_RETRY_S))
 
     async def _connect(self, client: Client) -> None:
@@ -90,6 +97,7 @@ class Link:
             "connect_timeout": _CONNECT_TIMEOUT_S,
             "allow_reconnect": False,
             "max_reconnect_attempts": 1,
+            "reconnect_time_wait": 0.1,  # between the servers of one attempt; pauses between attempts are ours
             "error_cb": _log_error,
         }
         if bundle.nats_seed:
@@ -146,9 +154,16 @@ class Link:
                     await client.flush()
 
 
+def _stop_if_cancelled() -> None:
+    """nats-py swallows a cancellation that meets it while it connects or closes; the task still knows of it."""
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
+
+
 async def _log_error(error: Exception) -> None:
-    """nats-py awaits this inside its read loop: it must not wait for anything."""
-    log.warning("nats_error", error=str(error) or type(error).__name__)
+    """nats-py awaits this inside its read loop: it must not wait for anything. Most of it is told again by what follows."""
+    log.debug("nats_error", error=str(error) or type(error).__name__)
 
 
 def _loops_died(client: Client) -> bool:

@@ -84,7 +84,7 @@ class Server:
             if error.errno != errno.EADDRINUSE:
                 raise
             raise PortTaken(
-                f"port {port} on {host} is in use", "set WORKER_PORT to a free port, or end the process that has it"
+                f"address already in use: port {port} on {host}", "set WORKER_PORT to a free port, or end the process that has it"
             ) from error
         bound: int = self._listener.sockets[0].getsockname()[1]
         return bound

@@ -35,7 +35,7 @@ class Model:
 
         app["loading"] = asyncio.create_task(later())
 
-    async def health(self, request: web.Request) -> web.Response:
+    async def health(self, _: web.Request) -> web.Response:
         return web.json_response({"status": "ok" if self.loaded else "loading"}, status=200 if self.loaded else 503)
 
     async def generate(self, request: web.Request) -> web.StreamResponse:

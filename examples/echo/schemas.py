@@ -1,4 +1,4 @@
-"""This project's own messages. The name is no accident: Corral has a package called schemas too, and neither gets in the other's way."""
+"""Messages of this project. The name is no accident: Corral has a package called schemas too, and neither gets in the other's way."""
 
 from dataclasses import dataclass
 from typing import Any

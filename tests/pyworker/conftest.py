@@ -53,11 +53,12 @@ async def start_worker(router: Router, tmp_path: Path) -> AsyncIterator[StartWor
         return running
 
     yield start
-    for running in started:
-        running.task.cancel()
-    for running in started:
+    running = [one.task for one in started if not one.task.done()]
+    for task in running:
+        task.cancel()
+    for task in running:
         with contextlib.suppress(asyncio.CancelledError):
-            await running.task
+            await task
 
 
 @pytest.fixture

@@ -205,7 +205,7 @@ async def test_settings_and_port_errors_end_with_status_2_and_a_sentence(router,
     async with serving(web.Application()) as taken:
         status, err = await run({**environ(bundle(router.url), tmp_path), "WORKER_PORT": taken.rpartition(":")[2]})
     assert status == 2
-    assert "in use" in err
+    assert "already in use" in err
     assert "Traceback" not in err
 
 
