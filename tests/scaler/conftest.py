@@ -1,33 +1,63 @@
+"""One nats-server for all tests of the scaler: starting one takes longer than most of them. Each leaves it empty."""
+
 import asyncio
 import contextlib
 
 import pytest
 
 from schemas import subjects
+from tests.conftest import TestServer
 from tests.scaler.house import House
+
+BUCKETS = (
+    subjects.BUCKET_ENDPOINTS,
+    subjects.BUCKET_INSTANCES,
+    subjects.BUCKET_DEMAND,
+    subjects.BUCKET_WORKERS,
+    subjects.BUCKET_SCALER,
+    subjects.BUCKET_LEASE,
+)
+
+
+@pytest.fixture(scope="module")
+def scaler_server(tmp_path_factory):
+    server = TestServer(tmp_path_factory.mktemp("scaler-nats"))
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(server.start())
+    try:
+        loop.run_until_complete(server.make_topology())
+        yield server
+    finally:
+        loop.run_until_complete(server.stop())
+        server.close()
+        loop.close()
 
 
 @pytest.fixture
-async def house(fresh_nats_server, bus_for, endpoint_id):
-    """A server of its own with a pretended provisioner; `house.server` is the server."""
-    bus = await bus_for("scaler", "house", server=fresh_nats_server)
+async def house(scaler_server, bus_for, endpoint_id):
+    """Everything but the scaler; `house.server` is the server."""
+    bus = await bus_for("scaler", "house", server=scaler_server)
     with contextlib.suppress(asyncio.CancelledError):
         async with asyncio.TaskGroup() as tasks:
             made = House(bus, tasks, endpoint_id)
-            made.server = fresh_nats_server
+            made.server = scaler_server
             await made.open()
             async with bus.view(subjects.BUCKET_WORKERS, made.on_record) as view:
                 await view.wait_synced(10)
                 yield made
             for task in list(tasks._tasks):
                 task.cancel()
+    for name in BUCKETS:
+        bucket = bus.bucket(name)
+        for entry in await bucket.all():
+            await bucket.delete(entry.key)
 
 
 @pytest.fixture
-async def scaler_bus(bus_for, fresh_nats_server):
+async def scaler_bus(bus_for, scaler_server):
     """A connection for a scaler, by name."""
 
     async def make(name):
-        return await bus_for("scaler", name, server=fresh_nats_server)
+        return await bus_for("scaler", name, server=scaler_server)
 
     return make

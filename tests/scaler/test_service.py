@@ -148,7 +148,7 @@ async def test_a_dead_model_server_leaves_ready_at_once_and_is_replaced(house, s
 
 async def test_a_lost_worker_is_told_and_all_silent_at_once_is_not(house, scaler_bus):
     await house.endpoint(min_load=280)
-    async with running(scaler_on(await scaler_bus("s1"))):
+    async with running(scaler_on(await scaler_bus("s1"), haste=4.0)):
         await ready(house, 3)
         house.silent = True
         await eventually(lambda: house.of(events.TelemetryFrozen))

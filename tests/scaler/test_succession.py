@@ -143,7 +143,7 @@ async def test_a_worker_that_died_between_two_leaders_is_found_out(house, scaler
         await eventually(lambda: house.states()[WorkerState.READY] == 3)
     victim = next(iter(house.workers.values()))
     victim.end()
-    async with running(scaler_on(await scaler_bus("two"), "two")):
+    async with running(scaler_on(await scaler_bus("two"), "two", haste=5.0)):
         await eventually(lambda: [event.worker_id for event in house.of(events.WorkerLost)] == [victim.id], within_s=20)
         await eventually(lambda: house.states()[WorkerState.READY] == 3, within_s=15)
     assert len(house.created) == 4
