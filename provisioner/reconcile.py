@@ -28,6 +28,9 @@ from .store import Known, Store
 log = structlog.get_logger()
 
 
+BUSY_S = 0.2  #: before a hint about a worker that a command holds is followed again
+
+
 class Rhythm(msgspec.Struct, frozen=True, kw_only=True):
     """How often, and how patiently."""
 
@@ -66,23 +69,25 @@ class Reconciler:
         self._began_at = now()
         self._claims_read_at = float("-inf")
         self._orphan_since: dict[WorkerId, float] = {}
-        self._hinted = asyncio.Event()
+        self._hinted: set[WorkerId] = set()
+        self._woken = asyncio.Event()
 
     def hint(self, worker_id: WorkerId) -> None:
         """Something happened to this worker: look soon."""
-        log.debug("reconcile_hinted", worker=worker_id)
-        self._hinted.set()
+        self._hinted.add(worker_id)
+        self._woken.set()
 
     async def run(self) -> None:
         while True:
-            self._hinted.clear()
+            self._woken.clear()
             try:
                 await self.once()
             except BusError as error:
+                self._hinted.clear()
                 log.warning("reconcile_postponed", error=error.message)
             try:
-                async with asyncio.timeout(self._rhythm.every_s):
-                    await self._hinted.wait()
+                async with asyncio.timeout(BUSY_S if self._hinted else self._rhythm.every_s):
+                    await self._woken.wait()
             except TimeoutError:
                 continue
 
@@ -94,6 +99,8 @@ class Reconciler:
         self._metrics.workers(records.values())
         machines, silent = await self._inventories()
         self._orphan_since = {worker: at for worker, at in self._orphan_since.items() if worker in machines}
+        # What a command holds now is looked at once it lets go.
+        self._hinted = {worker_id for worker_id in self._hinted if self._locks.is_held(worker_id)}
         hands = asyncio.Semaphore(self._rhythm.at_once)
         async with asyncio.TaskGroup() as tasks:
             for intent in await self._abandoned_claims():

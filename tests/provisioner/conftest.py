@@ -15,6 +15,7 @@ from pathlib import Path
 import msgspec
 import psutil
 import pytest
+from structlog.testing import capture_logs
 
 from provisioner.bundles import Bundles
 from provisioner.plan import Patience
@@ -29,7 +30,7 @@ from schemas import codec, commands, events, subjects
 from schemas.ids import CommandId, EndpointId, GroupId, worker_id_for
 from schemas.records import EndpointRecord, InstanceRecord, Template, WorkerGroup
 
-DEADLINE_S = 20.0
+DEADLINE_S = 60.0  #: of a machine that does much else beside
 CONTROL_URL = "http://127.0.0.1:9"
 
 #: Says that it runs, then does as it is told until SIGTERM.
@@ -75,6 +76,13 @@ def processes_of(directory: Path) -> list[psutil.Process]:
             ):
                 found.append(process)
     return found
+
+
+@pytest.fixture(autouse=True)
+def logs() -> Iterator[list]:
+    """What was logged, as events."""
+    with capture_logs() as events_logged:
+        yield events_logged
 
 
 @pytest.fixture

@@ -276,3 +276,21 @@ async def test_two_provisioners_share_the_work_without_doing_it_twice(desk, serv
     await eventually(desk.queue_is_empty)
     assert len(scripted.machines) == 20
     assert len([e for e in desk.events if isinstance(e, events.WorkerCreated)]) == 20
+
+
+async def test_a_server_killed_in_the_midst_of_a_command_changes_nothing(desk, serving, scripted, eventually, own_nats_server):
+    await serving(scripted, rhythm=Rhythm(every_s=0.2, abandoned_s=3600))
+    scripted.gate = asyncio.Event()
+    create = desk.create(TEMPLATE)
+    await desk.send(create)
+    await eventually(lambda: scripted.count("create", create.worker_id))
+    own_nats_server.kill()
+    scripted.gate.set()
+    await eventually(lambda: scripted.machines)
+    await own_nats_server.start()
+    await desk.event(events.WorkerCreated, command_id=create.command_id)
+    await eventually(desk.queue_is_empty)
+    assert scripted.count("create", create.worker_id) == 1
+    assert (await desk.record(create.worker_id)).state == "running"
+    await desk.do(desk.command(commands.StopWorker, create))
+    assert not desk.letters and not [e for e in desk.events if isinstance(e, events.WorkerFailed | events.OrphanRemoved)]

@@ -51,7 +51,7 @@ async def provisioner_process(own_nats_server, state_dir, tmp_path):
 
 
 async def killed(process) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         assert await process.wait() == -9
 
 

@@ -25,7 +25,7 @@ class Running:
         self.log = log
 
     async def exit_code(self) -> int:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             return await self.process.wait()
 
     async def end(self, number=signal.SIGTERM) -> int:
@@ -79,8 +79,12 @@ async def test_workers_go_on_when_the_provisioner_is_stopped(desk, run, template
 
     await run()
     assert processes_of(state_dir) == [worker]
+    other = desk.create(template())
+    await desk.do(other)
     await desk.do(desk.command(commands.StopWorker, create))
-    assert not processes_of(state_dir)
+    (mine,) = processes_of(state_dir)
+    mine.kill()  # noticed long before the next regular round, by its launcher
+    await desk.event(events.WorkerFailed, worker_id=other.worker_id)
     assert len(runs_of(directory)) == 1
 
     env = runs_of(directory)[0]["env"]

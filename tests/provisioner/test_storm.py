@@ -8,7 +8,6 @@ import random
 import msgspec
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from structlog.testing import capture_logs
 
 from provisioner.bundles import Bundles
 from provisioner.compare import Agree, compare
@@ -202,5 +201,4 @@ plots = st.lists(st.lists(st.sampled_from(["stop", "start", "reboot", "destroy"]
 @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(seed=st.integers(0, 2**32), plots=plots)
 def test_after_any_storm_everything_has_come_to_one_end(seed, plots):
-    with capture_logs():
-        run_virtual(storm(seed, plots))
+    run_virtual(storm(seed, plots))

@@ -12,13 +12,14 @@ import asyncio
 import hashlib
 import os
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import msgspec
 import structlog
 
 from provisioner.bundles import Bundles
-from provisioner.provider import LOG_TAIL_BYTES, Machine, MachineState, Offer, Order, Permanent, host_lost
+from provisioner.provider import LOG_TAIL_BYTES, Machine, MachineState, Offer, Order, Permanent, Transient, host_lost
 from schemas.ids import WorkerId
 from schemas.reasons import Cause
 
@@ -38,6 +39,19 @@ _MACHINE_STATE = {
     ProcessState.DESTROYING: MachineState.DESTROYING,
 }
 _UPKEEP_EVERY_S = 5.0
+
+
+@contextmanager
+def _disk_may_fail() -> Iterator[None]:
+    """A full disk is no reason to give a worker up: tried again like any other trouble of a provider."""
+    try:
+        yield
+    except OSError as error:
+        raise Transient(
+            Cause.RENT_FAILED,
+            f"the state directory cannot be used: {error.strerror or error}",
+            hint="is the disk full, or PROVISIONER_STATE_DIR not ours?",
+        ) from error
 
 
 class ProcessProvider:
@@ -90,6 +104,62 @@ class ProcessProvider:
         )
 
     async def create(self, order: Order) -> Machine:
+        with _disk_may_fail():
+            return self._create(order)
+
+    async def start(self, worker_id: WorkerId) -> Machine:
+        with _disk_may_fail():
+            return await self._start(worker_id)
+
+    async def stop(self, worker_id: WorkerId) -> Machine:
+        with _disk_may_fail():
+            saved = self._runner.observe(self._must_read(worker_id))
+            if saved.state is not ProcessState.STOPPED:
+                saved = await self._runner.end(saved, ProcessState.STOPPED)
+            return self._machine(saved)
+
+    async def destroy(self, worker_id: WorkerId) -> str:
+        with _disk_may_fail():
+            saved = self._read(worker_id)
+            tail = ""
+            if saved is not None:
+                tail = self._runner.log_tail(await self._runner.end(saved, ProcessState.DESTROYING))
+            self._folder.remove(worker_id)
+            return tail
+
+    async def inventory(self) -> Sequence[Machine]:
+        with _disk_may_fail():
+            return [self._machine(self._runner.observe(saved)) for saved in self._all()]
+
+    async def describe(self, worker_id: WorkerId) -> Machine | None:
+        with _disk_may_fail():
+            saved = self._read(worker_id)
+            return None if saved is None else self._machine(self._runner.observe(saved))
+
+    async def log_tail(self, worker_id: WorkerId, limit_bytes: int = LOG_TAIL_BYTES) -> str:
+        saved = self._read(worker_id)
+        return "" if saved is None else self._runner.log_tail(saved, limit_bytes)
+
+    async def stop_all(self) -> list[Machine]:
+        """Every running worker to cold, at once; for the end of a session on one machine."""
+        running = [saved.worker_id for saved in self._all() if saved.state in HOT]
+        return list(await asyncio.gather(*(self.stop(worker_id) for worker_id in running)))
+
+    async def watch(self, changed: Callable[[WorkerId], None]) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._keep_up(), name="upkeep of local workers")
+            following: set[tuple[int, str]] = set()
+            while True:
+                self._changed.clear()
+                for saved in self._all():
+                    process = (saved.pid, saved.birth)
+                    if saved.state is ProcessState.RUNNING and process not in following:
+                        following.add(process)
+                        task = tasks.create_task(self._follow(saved, changed), name=f"follow {saved.worker_id}")
+                        task.add_done_callback(lambda _, process=process: following.discard(process))  # type: ignore[misc]
+                await self._changed.wait()
+
+    def _create(self, order: Order) -> Machine:
         saved = self._read(order.worker_id)
         if saved is not None and saved.state is not ProcessState.CREATING:
             return self._machine(self._runner.observe(saved))
@@ -117,7 +187,7 @@ class ProcessProvider:
             self._folder.remove(order.worker_id)
             raise
 
-    async def start(self, worker_id: WorkerId) -> Machine:
+    async def _start(self, worker_id: WorkerId) -> Machine:
         saved = self._runner.observe(self._must_read(worker_id))
         match saved.state:
             case ProcessState.RUNNING:
@@ -138,58 +208,15 @@ class ProcessProvider:
             self._folder.write(msgspec.structs.replace(saved, state=ProcessState.STOPPED, gpus=(), gpu_name=""))
             raise
 
-    async def stop(self, worker_id: WorkerId) -> Machine:
-        saved = self._runner.observe(self._must_read(worker_id))
-        if saved.state is not ProcessState.STOPPED:
-            saved = await self._runner.end(saved, ProcessState.STOPPED)
-        return self._machine(saved)
-
-    async def destroy(self, worker_id: WorkerId) -> str:
-        saved = self._read(worker_id)
-        if saved is None:
-            self._folder.remove(worker_id)
-            return ""
-        saved = await self._runner.end(saved, ProcessState.DESTROYING)
-        tail = self._runner.log_tail(saved)
-        self._folder.remove(worker_id)
-        return tail
-
-    async def inventory(self) -> Sequence[Machine]:
-        return [self._machine(self._runner.observe(saved)) for saved in self._all()]
-
-    async def describe(self, worker_id: WorkerId) -> Machine | None:
-        saved = self._read(worker_id)
-        return None if saved is None else self._machine(self._runner.observe(saved))
-
-    async def log_tail(self, worker_id: WorkerId, limit_bytes: int = LOG_TAIL_BYTES) -> str:
-        saved = self._read(worker_id)
-        return "" if saved is None else self._runner.log_tail(saved, limit_bytes)
-
-    async def stop_all(self) -> list[Machine]:
-        """Every running worker to cold, at once; for the end of a session on one machine."""
-        running = [saved.worker_id for saved in self._all() if saved.state in HOT]
-        return list(await asyncio.gather(*(self.stop(worker_id) for worker_id in running)))
-
-    async def watch(self, changed: Callable[[WorkerId], None]) -> None:
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._keep_up(), name="upkeep of local workers")
-            following: set[tuple[int, str]] = set()
-            while True:
-                self._changed.clear()
-                for saved in self._all():
-                    process = (saved.pid, saved.birth)
-                    if saved.state is ProcessState.RUNNING and process not in following:
-                        following.add(process)
-                        task = tasks.create_task(self._follow(saved, changed), name=f"follow {saved.worker_id}")
-                        task.add_done_callback(lambda _, process=process: following.discard(process))  # type: ignore[misc]
-                await self._changed.wait()
-
     async def _follow(self, saved: Saved, changed: Callable[[WorkerId], None]) -> None:
         await proc.ended(saved.pid, saved.birth)
         after = self._read(saved.worker_id)
         if after is None or (after.pid, after.birth) != (saved.pid, saved.birth) or after.state is not ProcessState.RUNNING:
             return  # it was ended on purpose, by somebody who goes on from here
-        self._runner.observe(after)
+        try:
+            self._runner.observe(after)
+        except OSError as error:
+            log.warning("worker_exit_not_written", worker=saved.worker_id, error=str(error))
         self._changed.set()
         changed(saved.worker_id)
 
@@ -197,7 +224,10 @@ class ProcessProvider:
         while True:
             for saved in self._all():
                 if saved.state in HOT:
-                    self._runner.upkeep(saved)
+                    try:
+                        self._runner.upkeep(saved)
+                    except OSError as error:
+                        log.warning("worker_upkeep_failed", worker=saved.worker_id, error=str(error))
             await asyncio.sleep(_UPKEEP_EVERY_S)
 
     def _followed(self, saved: Saved) -> Saved:

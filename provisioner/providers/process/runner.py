@@ -71,13 +71,17 @@ class Runner:
         taken = {port for other in self._others(worker_id) for port in ports.block_of(other.ports)}
         return ports.allocate(f"{self._folder.root}/{worker_id}", self._settings.port_span, taken, skip=skip)
 
-    def launch(self, saved: Saved) -> Saved:
-        """Start the process of a worker whose ports and GPUs are settled. Raises Permanent(START_CRASH)."""
+    def launch(self, saved: Saved, announced: ProcessState = ProcessState.CREATING) -> Saved:
+        """Start the process of a worker whose ports and GPUs are settled. `announced` is what is on disk until its pid is: CREATING
+        when a command waits for it and would come again, RUNNING when nobody does.
+
+        Raises Permanent(START_CRASH).
+        """
         directory = self._folder.of(saved.worker_id)
         path = self._folder.log(saved.worker_id)
         saved = self._folder.write(
             msgspec.structs.replace(
-                saved, state=ProcessState.CREATING, starts=saved.starts + 1, log_offset=_size(path), failure=None, pid=0, birth=""
+                saved, state=announced, starts=saved.starts + 1, log_offset=_size(path), failure=None, pid=0, birth=""
             )
         )
         self.renew_bundle(saved)
@@ -124,6 +128,8 @@ class Runner:
             return self._buried(saved, ProcessState.STOPPED, None)
         if saved.state is not ProcessState.RUNNING or self._alive(saved):
             return saved
+        if not saved.pid and (pid := proc.leader_of(self._mark(saved.worker_id))) is not None:
+            return self._now_running(saved, pid)  # its launcher died before it could write the pid down
         rest = proc.kill_rest(saved.pid, saved.birth, self._mark(saved.worker_id))
         failure = verdict.explain(
             proc.exit_code(saved.pid), self.log_tail(saved), ran_s=self._now() - saved.started_at, at=self._now()
@@ -186,7 +192,7 @@ class Runner:
         again = msgspec.structs.replace(
             saved, ports=self.free_ports(saved.worker_id, skip=saved.starts + 1), port_retries=saved.port_retries + 1
         )
-        return self.launch(again)
+        return self.launch(again, ProcessState.RUNNING)
 
     def _now_running(self, saved: Saved, pid: int) -> Saved:
         return self._folder.write(
