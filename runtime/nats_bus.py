@@ -10,6 +10,7 @@ import contextlib
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 import structlog
@@ -19,7 +20,7 @@ from nats.aio.msg import Msg
 from schemas import ids, subjects
 
 from . import tail
-from .bus import Appended, Bucket, Delivery, Message, OnChange, Subscription, View
+from .bus import Appended, Bucket, Bus, Delivery, Message, OnChange, Subscription, View
 from .connection import Link
 from .credentials import Credentials
 from .errors import BusUnavailable, SettingsError
@@ -224,3 +225,7 @@ def _tls(settings: NatsSettings) -> ssl.SSLContext | None:
     if any(url.startswith(("tls://", "wss://")) for url in settings.urls):
         return ssl.create_default_context()
     return None
+
+
+if TYPE_CHECKING:
+    _keeps_the_promises: Bus = NatsBus(NatsSettings())

@@ -7,7 +7,7 @@ A view takes a snapshot and then follows the bucket's stream with a cursor.
                            +-----connection lost---+        the old map serves all the while
 
 Doubt is: a new connection, a bucket that was made anew, or another number of keys than the leader counts (keys that
-expired without a word). The leader is asked every two seconds.
+expired without a word). The leader is asked every two seconds; that is also how late the expiry of a key is noticed at most.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ import sys
 import textwrap
 from pathlib import Path
 
+import aiohttp
 import psutil
 import pytest
 
@@ -37,6 +38,13 @@ async def test_starts_on_loopback_and_stops(server):
     await server.stop()
     assert server.pid is None
     assert not psutil.pid_exists(process.pid)
+
+
+async def test_every_acknowledged_write_is_on_disk(server):
+    """A power cut must not lose what was acknowledged; the server's own default waits two minutes."""
+    await server.start()
+    async with aiohttp.ClientSession() as session, session.get(f"{server.monitoring_url}/varz") as answer:
+        assert (await answer.json())["jetstream"]["config"]["sync_always"] is True
 
 
 async def test_what_it_writes_nobody_else_may_read(server):
@@ -158,9 +166,11 @@ def test_the_server_dies_with_its_launcher(tmp_path):
     program = f"""
         import asyncio
         from pathlib import Path
+        from runtime import logs
         from runtime.embedded import EmbeddedServer
 
         async def main():
+            logs.setup("test", "error")
             server = EmbeddedServer(Path({str(tmp_path / "nats")!r}))
             await server.start()
             print(server.pid, flush=True)
@@ -170,10 +180,12 @@ def test_the_server_dies_with_its_launcher(tmp_path):
     """
     launcher = subprocess.Popen([sys.executable, "-c", textwrap.dedent(program)], stdout=subprocess.PIPE, text=True)
     assert launcher.stdout is not None
-    with launcher.stdout:
-        server = psutil.Process(int(launcher.stdout.readline()))
-    launcher.kill()
-    launcher.wait()
+    try:
+        with launcher.stdout:
+            server = psutil.Process(int(launcher.stdout.readline()))
+    finally:
+        launcher.kill()
+        launcher.wait()
     psutil.wait_procs([server], timeout=10)
     assert not server.is_running() or server.status() == psutil.STATUS_ZOMBIE
 
