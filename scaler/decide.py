@@ -21,11 +21,12 @@ from schemas.states import EndpointState as Activity
 from . import groups, limits, reactive
 from .plan import Draft, Planner
 from .roster import Roster
+from .scene import Scene
 from .types import Action, Decision, EndpointState, Policy, Telemetry, Want
 
 _replace = msgspec.structs.replace
 
-Engine = Callable[[EndpointState, Policy, float], Want]
+Engine = Callable[[Scene], Want]
 #: Demand engines by Policy.name.
 ENGINES: dict[str, Engine] = {"reactive": reactive.want}
 
@@ -41,18 +42,19 @@ def decide(state: EndpointState, policy: Policy, now: float) -> Decision:
 
     Raises KeyError when the policy names an engine that does not exist.
     """
-    roster = Roster(state)
+    scene = Scene(state, policy, now)
+    roster = scene.roster
     if state.spec is None and not state.deleted:
-        return _hold(state, policy, now, roster, Why.NO_DATA, "the endpoint's settings are not known yet")
+        return _hold(scene, Why.NO_DATA, "the endpoint's settings are not known yet")
     if state.telemetry in _NOT_NOW:
-        return _hold(state, policy, now, roster, *_NOT_NOW[state.telemetry])
-    planner = Planner(state, policy, now)
+        return _hold(scene, *_NOT_NOW[state.telemetry])
+    planner = Planner(scene)
     planner.finish_drains()
     if state.deleted or state.spec is None:
         planner.end_failed()
         planner.end_all(Why.ENDPOINT_DELETED, "destroy", "the endpoint was deleted")
         nobody = Want(asked=0, hot=0, total=0, why=Why.ENDPOINT_DELETED, sentence="the endpoint was deleted")
-        return _decision(state, policy, now, roster, nobody, planner)
+        return _decision(scene, nobody, planner)
     match state.spec.activity:
         case Activity.SUSPENDED:
             cold = len(roster.kept_cold)
@@ -63,21 +65,21 @@ def decide(state: EndpointState, policy: Policy, now: float) -> Decision:
                 why=Why.ENDPOINT_SUSPENDED,
                 sentence="suspended: workers stay as they are",
             )
-            return _decision(state, policy, now, roster, same, planner)
+            return _decision(scene, same, planner)
         case Activity.STOPPED:
             planner.end_failed()
             planner.end_orphans()
             planner.end_all(Why.ENDPOINT_STOPPED, "stop", "the endpoint was stopped")
             none = Want(asked=0, hot=0, total=len(roster.living), why=Why.ENDPOINT_STOPPED, sentence="stopped: all workers cold")
-            return _decision(state, policy, now, roster, none, planner)
+            return _decision(scene, none, planner)
         case Activity.ACTIVE:
-            wanted = limits.apply(ENGINES[policy.name](state, policy, now), state, policy, now)
+            wanted = limits.apply(ENGINES[policy.name](scene), scene)
             planner.end_failed()
             planner.end_orphans()
             planner.make_way(wanted)
             planner.hot(wanted)
             planner.cold(wanted)
-            return _decision(state, policy, now, roster, _explained(wanted, planner), planner)
+            return _decision(scene, _explained(wanted, planner), planner)
 
 
 def _explained(wanted: Want, planner: Planner) -> Want:
@@ -98,7 +100,8 @@ def _buys(planner: Planner) -> bool:
     return any(draft.op in ("create", "start", "undrain") for draft in planner.drafts)
 
 
-def _decision(state: EndpointState, policy: Policy, now: float, roster: Roster, wanted: Want, planner: Planner) -> Decision:
+def _decision(scene: Scene, wanted: Want, planner: Planner) -> Decision:
+    state, policy, now, roster = scene.state, scene.policy, scene.now, scene.roster
     generation = state.generation + 1
     actions = tuple(_action(state, policy, now, generation, slot, draft) for slot, draft in enumerate(planner.drafts))
     look_again_s = policy.look_again_s
@@ -127,8 +130,9 @@ def _decision(state: EndpointState, policy: Policy, now: float, roster: Roster, 
     )
 
 
-def _hold(state: EndpointState, policy: Policy, now: float, roster: Roster, why: Why, sentence: str) -> Decision:
+def _hold(scene: Scene, why: Why, sentence: str) -> Decision:
     """Nothing is done, and the targets stay what they were."""
+    state, policy, now, roster = scene.state, scene.policy, scene.now, scene.roster
     generation = state.generation + 1
     return Decision(
         endpoint_id=state.endpoint_id,

@@ -13,9 +13,9 @@ import msgspec
 from schemas.reasons import Why
 from schemas.states import WorkerState
 
-from . import capacity, traffic
-from .roster import Roster
-from .types import EndpointState, Policy, Want
+from . import capacity
+from .scene import Scene
+from .types import Want
 
 _replace = msgspec.structs.replace
 
@@ -23,43 +23,32 @@ _replace = msgspec.structs.replace
 _UNDER_WAY = frozenset({WorkerState.LOADING, WorkerState.MODEL_LOADING, WorkerState.BENCHMARKING, WorkerState.STARTING})
 
 
-class Limited(msgspec.Struct, frozen=True):
-    """What limits look at."""
-
-    state: EndpointState
-    policy: Policy
-    now: float
-    roster: Roster
-
-
-def apply(wanted: Want, state: EndpointState, policy: Policy, now: float) -> Want:
+def apply(wanted: Want, scene: Scene) -> Want:
     """The wish within the law."""
-    limited = Limited(state, policy, now, Roster(state))
     for limit in (_rest, _present, _min_load, _overrides_up, _cold_pool, _overrides_down, _max_workers):
-        wanted = limit(wanted, limited)
+        wanted = limit(wanted, scene)
     return wanted
 
 
-def idle_since_at(state: EndpointState, roster: Roster) -> float:
+def idle_since_at(scene: Scene) -> float:
     """When the endpoint fell silent: after the last request, and not before the newest worker could serve one."""
-    ready = [worker.ready_at for worker in roster.ready if worker.ready_at is not None]
-    begin = state.spec.created_at if state.spec is not None else 0.0
-    return max(state.demand.last_activity_at, begin, max(ready, default=0.0))
+    ready = [worker.ready_at for worker in scene.roster.ready if worker.ready_at is not None]
+    begin = scene.state.spec.created_at if scene.state.spec is not None else 0.0
+    return max(scene.state.demand.last_activity_at, begin, max(ready, default=0.0))
 
 
-def _rest(wanted: Want, limited: Limited) -> Want:
+def _rest(wanted: Want, scene: Scene) -> Want:
     """inactivity_timeout: None and positive wait that long, 0 rests at once, negative never rests."""
-    state, roster = limited.state, limited.roster
-    assert state.spec is not None
-    timeout_s = state.spec.settings.inactivity_timeout_s()
+    state, roster = scene.state, scene.roster
+    timeout_s = scene.settings.inactivity_timeout_s()
     if timeout_s is None:
         return _at_least(wanted, 1, Why.MIN_WORKERS, "inactivity_timeout is negative: at least 1 stays hot")
-    if traffic.present(state, limited.now, limited.policy).requests:
+    if scene.here.requests:
         return wanted
     under_way = any(worker.state in _UNDER_WAY for worker in roster.coming)
     if under_way and state.demand.last_activity_at > 0:
         return _at_least(wanted, 1, Why.DEMAND_WAITING, "a worker is nearly there: it may become ready first")
-    silent_s = limited.now - idle_since_at(state, roster)
+    silent_s = scene.now - idle_since_at(scene)
     if not roster.hot and (silent_s < timeout_s or not wanted.hot):
         return wanted
     if silent_s < timeout_s:
@@ -73,40 +62,37 @@ def _rest(wanted: Want, limited: Limited) -> Want:
     return _replace(wanted, hot=0, asked=0, units_per_s=0.0, why=Why.IDLE, sentence=text)
 
 
-def _present(wanted: Want, limited: Limited) -> Want:
-    if traffic.present(limited.state, limited.now, limited.policy).requests:
+def _present(wanted: Want, scene: Scene) -> Want:
+    if scene.here.requests:
         return _at_least(wanted, 1, Why.DEMAND_WAITING, "requests are here: at least 1")
     return wanted
 
 
-def _min_load(wanted: Want, limited: Limited) -> Want:
-    assert limited.state.spec is not None
-    units_per_s = limited.state.spec.settings.min_load
+def _min_load(wanted: Want, scene: Scene) -> Want:
+    units_per_s = scene.settings.min_load
     if units_per_s <= 0:
         return wanted
-    floor = _count_for(units_per_s, limited)
+    floor = _count_for(units_per_s, scene)
     return _at_least(wanted, floor, Why.MIN_LOAD, f"min_load {units_per_s:.4g}/s: at least {floor} hot")
 
 
-def _overrides_up(wanted: Want, limited: Limited) -> Want:
-    for override in limited.state.overrides:
-        if override.hot_min is not None and override.expires_at > limited.now:
+def _overrides_up(wanted: Want, scene: Scene) -> Want:
+    for override in scene.state.overrides:
+        if override.hot_min is not None and override.expires_at > scene.now:
             text = f"{override.owner} asks for at least {override.hot_min} ({override.reason or 'no reason given'})"
             wanted = _at_least(wanted, override.hot_min, Why.MANUAL, text)
     return wanted
 
 
-def _cold_pool(wanted: Want, limited: Limited) -> Want:
+def _cold_pool(wanted: Want, scene: Scene) -> Want:
     """Explicit settings replace what was learned about the cold pool; cold_workers is a floor in any case."""
-    state = limited.state
-    assert state.spec is not None
-    settings = state.spec.settings
+    settings = scene.settings
     total, floor = max(wanted.total, wanted.hot), 0
     parts = []
     if settings.cold_mult is not None or settings.min_cold_load is not None:
         active = wanted.units_per_s * settings.target_util if wanted.units_per_s is not None else 0.0
-        by_mult = _count_for(active * settings.cold_mult, limited) if settings.cold_mult else 0
-        by_load = _count_for(settings.min_cold_load, limited) if settings.min_cold_load else 0
+        by_mult = _count_for(active * settings.cold_mult, scene) if settings.cold_mult else 0
+        by_load = _count_for(settings.min_cold_load, scene) if settings.min_cold_load else 0
         total = floor = max(wanted.hot, by_mult, by_load)
         if total > wanted.hot:
             parts.append(f"cold_mult and min_cold_load ask for {total} in all")
@@ -117,9 +103,9 @@ def _cold_pool(wanted: Want, limited: Limited) -> Want:
     return _replace(wanted, total=max(total, floor), floor=floor, sentence="; ".join([wanted.sentence, *parts]))
 
 
-def _overrides_down(wanted: Want, limited: Limited) -> Want:
-    for override in limited.state.overrides:
-        if override.hot_max is not None and override.expires_at > limited.now and wanted.hot > override.hot_max:
+def _overrides_down(wanted: Want, scene: Scene) -> Want:
+    for override in scene.state.overrides:
+        if override.hot_max is not None and override.expires_at > scene.now and wanted.hot > override.hot_max:
             text = (
                 f"{wanted.sentence}; {override.owner} allows at most {override.hot_max} ({override.reason or 'no reason given'})"
             )
@@ -127,9 +113,8 @@ def _overrides_down(wanted: Want, limited: Limited) -> Want:
     return wanted
 
 
-def _max_workers(wanted: Want, limited: Limited) -> Want:
-    assert limited.state.spec is not None
-    ceiling = limited.state.spec.settings.max_workers
+def _max_workers(wanted: Want, scene: Scene) -> Want:
+    ceiling = scene.settings.max_workers
     if max(wanted.hot, wanted.total, wanted.floor) <= ceiling:
         return wanted
     capped = _replace(wanted, hot=min(wanted.hot, ceiling), total=min(wanted.total, ceiling), floor=min(wanted.floor, ceiling))
@@ -138,9 +123,9 @@ def _max_workers(wanted: Want, limited: Limited) -> Want:
     return _replace(capped, units_per_s=None, why=Why.MAX_WORKERS, sentence=f"{wanted.sentence}; max_workers allows {ceiling}")
 
 
-def _count_for(units_per_s: float, limited: Limited) -> int:
+def _count_for(units_per_s: float, scene: Scene) -> int:
     """Workers that do this much; while no perf is known one is started to be measured."""
-    perf = capacity.reference_perf(limited.state, limited.roster.hot)
+    perf = capacity.reference_perf(scene.state, scene.roster.hot)
     return max(1, ceil(units_per_s / perf - 1e-9)) if perf is not None else 1
 
 

@@ -18,9 +18,9 @@ from schemas.reasons import Cause, Why
 from schemas.states import COMING, WorkerState
 
 from . import capacity, drain, groups, victims
-from .roster import Roster
+from .scene import Scene
 from .shares import Shares
-from .types import EndpointState, GroupSpec, Liveness, Op, Policy, Then, Want, WorkerFact
+from .types import GroupSpec, Liveness, Op, Then, Want, WorkerFact
 
 
 class Draft(msgspec.Struct, frozen=True):
@@ -38,11 +38,13 @@ class Draft(msgspec.Struct, frozen=True):
 class Planner:
     """Builds one plan. Used once: the public attributes are its result."""
 
-    def __init__(self, state: EndpointState, policy: Policy, now: float) -> None:
-        self._state = state
-        self._policy = policy
-        self._now = now
-        self._roster = Roster(state)
+    def __init__(self, scene: Scene) -> None:
+        self._state = scene.state
+        self._policy = scene.policy
+        self._now = scene.now
+        self._roster = scene.roster
+        self._halted = {group.id for group in scene.roster.groups.values() if groups.is_halted(scene.state, group)}
+        self._leaving = {w.worker_id for w in self._roster.living if w.gone_at is not None or self._is_stale(w)}
         self._touched: set[WorkerId] = set()
         self._ended: set[WorkerId] = set()
         self._bought: Counter[GroupId] = Counter()
@@ -84,6 +86,8 @@ class Planner:
             if self._is_stale(worker):
                 self._end(worker, "destroy", Why.REVISION, f"revision {worker.revision} is out of date")
         old = [w for w in self._roster.ready if self._is_leaving(w)]
+        if not old:
+            return
         fresh = [w for w in [*self._roster.ready, *self._roster.brought_ready] if not self._is_leaving(w)]
         spare = len(old) + len(fresh) - wanted.hot
         hurried = [w for w in old if w.gone_at is not None and w.gone_at - self._now <= self._notice_s()]
@@ -119,8 +123,10 @@ class Planner:
             if not self._create(wanted, Why.MIN_WORKERS, f"{wanted.floor} are to be kept, hot or cold"):
                 break
         excess = self._existing() - max(wanted.total, wanted.floor)
+        if excess <= 0:
+            return
         spare = [w for w in self._roster.cold if w.worker_id not in self._touched]
-        for worker in islice(victims.in_order(spare, self._state, self._roster, self._shares(wanted)), max(0, excess)):
+        for worker in islice(victims.in_order(spare, self._state, self._roster, self._shares(wanted)), excess):
             cold_s = self._now - worker.state_at
             self._end(worker, "destroy", Why.COLD_POOL, f"cold for {cold_s:.0f} s, {wanted.total} are worth keeping")
 
@@ -288,11 +294,10 @@ class Planner:
 
     def _is_stale(self, worker: WorkerFact) -> bool:
         """Out of date, and its successor may come. While the new revision is halted the old one is what works."""
-        group = self._roster.groups.get(worker.group_id)
-        return group is not None and self._roster.is_stale(worker) and not groups.is_halted(self._state, group)
+        return self._roster.is_stale(worker) and worker.group_id not in self._halted
 
     def _is_leaving(self, worker: WorkerFact) -> bool:
-        return self._is_stale(worker) or worker.gone_at is not None
+        return worker.worker_id in self._leaving
 
     def _is_takeable(self, worker: WorkerFact) -> bool:
         return (

@@ -21,6 +21,7 @@ from schemas.reasons import Why
 
 from . import capacity, learning, traffic, window
 from .roster import Roster
+from .scene import Scene
 from .types import EndpointState, Policy, Want
 
 
@@ -39,22 +40,21 @@ class _Signal(msgspec.Struct, frozen=True):
     lead_s: float
 
 
-def want(state: EndpointState, policy: Policy, now: float) -> Want:
-    """The engine's opinion. Monotone in load; never above what `limits` would allow only by chance, so apply those after."""
-    assert state.spec is not None
-    roster = Roster(state)
-    signal = _measure(state, roster, policy, now)
-    asked, why, sentence, candidates = _ask(state, roster, signal, policy)
+def want(scene: Scene) -> Want:
+    """The engine's opinion, monotone in load. It knows no limits: `limits` has them."""
+    state, policy, now, roster = scene.state, scene.policy, scene.now, scene.roster
+    signal = _measure(scene)
+    asked, why, sentence, candidates = _ask(scene, signal)
     committed = len(roster.hot)
     hot = asked
     if asked < committed:
-        floor, held_by = _keep(state, signal, policy, now)
+        floor, held_by = _keep(scene, signal)
         hot = min(committed, max(asked, floor))
         if hot > asked:
             sentence, why = f"{sentence}; {hot} kept: {held_by}", Why.STEADY if hot == committed else Why.LOAD_DOWN
     elif asked == committed:
         why = Why.STEADY
-    units = None if signal.load_units_per_s is None else signal.load_units_per_s / state.spec.settings.target_util
+    units = None if signal.load_units_per_s is None else signal.load_units_per_s / scene.settings.target_util
     kept_cold = window.peak(state.targets.cold_peaks, now, policy.cold_keep_s)
     return Want(
         asked=asked,
@@ -64,11 +64,12 @@ def want(state: EndpointState, policy: Policy, now: float) -> Want:
         sentence=sentence,
         units_per_s=units,
         candidates=candidates,
-        inputs=_inputs(state, roster, signal, now),
+        inputs=_inputs(scene, signal),
     )
 
 
-def _measure(state: EndpointState, roster: Roster, policy: Policy, now: float) -> _Signal:
+def _measure(scene: Scene) -> _Signal:
+    state, policy, now, roster = scene.state, scene.policy, scene.now, scene.roster
     demand = state.demand
     perf = capacity.reference_perf(state, roster.hot)
     over_s = _averaging_s(state, roster, perf, policy, now)
@@ -77,7 +78,7 @@ def _measure(state: EndpointState, roster: Roster, policy: Policy, now: float) -
     known = [rate for rate in (arrived, served) if rate is not None]
     calm = window.mean_per_s(demand.arrived_units, now, policy.calm_window_s)
     return _Signal(
-        here=traffic.present(state, now, policy),
+        here=scene.here,
         load_units_per_s=max(known) if known else None,
         calm_units_per_s=calm,
         busy_workers=window.mean_per_s(demand.busy_workers_s, now, policy.window_s),
@@ -90,10 +91,9 @@ def _measure(state: EndpointState, roster: Roster, policy: Policy, now: float) -
     )
 
 
-def _ask(state: EndpointState, roster: Roster, signal: _Signal, policy: Policy) -> tuple[int, Why, str, tuple[str, ...]]:
+def _ask(scene: Scene, signal: _Signal) -> tuple[int, Why, str, tuple[str, ...]]:
     """How many the load asks for now, why, in words, and what else was considered."""
-    assert state.spec is not None
-    settings = state.spec.settings
+    settings, roster, policy = scene.settings, scene.roster, scene.policy
     here, perf = signal.here, signal.perf
     opinions: list[tuple[int, Why, str]] = []
     load = signal.load_units_per_s or 0.0
@@ -141,10 +141,9 @@ def _ask(state: EndpointState, roster: Roster, signal: _Signal, policy: Policy) 
     return count, why, sentence, tuple(text for _, _, text in opinions)
 
 
-def _keep(state: EndpointState, signal: _Signal, policy: Policy, now: float) -> tuple[int, str]:
+def _keep(scene: Scene, signal: _Signal) -> tuple[int, str]:
     """How many to keep although fewer are asked for, and why."""
-    assert state.spec is not None
-    util = state.spec.settings.target_util
+    policy, util = scene.policy, scene.settings.target_util
     most = max(int(signal.most_present), signal.here.requests, 1)
     # N random arrivals make a rate that is known to one part in sqrt(N): a smaller change is no change.
     band = min(max(policy.down_band, signal.calm_arrivals**-0.5 if signal.calm_arrivals else 0.0), 0.25)
@@ -153,7 +152,7 @@ def _keep(state: EndpointState, signal: _Signal, policy: Policy, now: float) -> 
     by_load = capacity.workers_for(load / util, signal.perf, policy.up_tolerance) if signal.perf is not None else 0
     by_busy = max(0, ceil(busy / util - policy.up_tolerance))
     by_calm = min(max(by_load, by_busy), most)
-    by_hold = int(window.peak(state.targets.hot_peaks, now, policy.down_hold_s))
+    by_hold = int(window.peak(scene.state.targets.hot_peaks, scene.now, policy.down_hold_s))
     if by_hold >= by_calm:
         return by_hold, f"asked for within {policy.down_hold_s:.0f} s"
     return by_calm, f"load of the last {policy.calm_window_s:.0f} s with a margin"
@@ -182,8 +181,8 @@ def _lead_s(state: EndpointState, roster: Roster, policy: Policy) -> float:
     return min(leads, default=policy.boot_guess_s)
 
 
-def _inputs(state: EndpointState, roster: Roster, signal: _Signal, now: float) -> tuple[InputRead, ...]:
-    here = signal.here
+def _inputs(scene: Scene, signal: _Signal) -> tuple[InputRead, ...]:
+    state, now, roster, here = scene.state, scene.now, scene.roster, signal.here
     router_age_s = min((now - router.seen_at for router in state.routers.values() if router.seen_at), default=None)
     beats = [now - worker.beat_at for worker in roster.hot if worker.beat_at is not None]
     beat_age_s = max(beats, default=None)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
 from typing import Any
 
 import msgspec
@@ -39,19 +38,34 @@ class Roster:
     def __init__(self, state: EndpointState) -> None:
         groups = {group.id: group for group in state.spec.groups} if state.spec is not None else {}
         self.groups: dict[GroupId, GroupSpec] = groups
-        everybody = [worker for worker in state.workers.values() if worker.state in LIVING]
-        foreign = [worker for worker in everybody if self._is_foreign(worker)]
-        own = [worker for worker in everybody if not self._is_foreign(worker)]
-        self.living: list[WorkerFact] = everybody
-        self.orphans: list[WorkerFact] = [w for w in own if w.group_id not in groups]
-        members = [w for w in own if w.group_id in groups]
-        self.ready: list[WorkerFact] = _in(members, lambda w: w.state is WorkerState.READY)
-        self.coming: list[WorkerFact] = _in(members, lambda w: w.state in COMING)
-        self.draining: list[WorkerFact] = _in(members, lambda w: w.state is WorkerState.DRAINING)
-        self.cold: list[WorkerFact] = _in(members, lambda w: w.state is WorkerState.STOPPED)
-        self.stopping: list[WorkerFact] = _in(members, lambda w: w.state is WorkerState.STOPPING)
-        self.failed: list[WorkerFact] = _in(members, lambda w: w.state is WorkerState.ERROR)
-        self.brought_ready: list[WorkerFact] = _in(foreign, lambda w: w.state is WorkerState.READY)
+        self.living: list[WorkerFact] = []
+        self.orphans: list[WorkerFact] = []  #: of a group that was deleted
+        self.ready: list[WorkerFact] = []
+        self.coming: list[WorkerFact] = []
+        self.draining: list[WorkerFact] = []
+        self.cold: list[WorkerFact] = []
+        self.stopping: list[WorkerFact] = []
+        self.failed: list[WorkerFact] = []
+        self.brought_ready: list[WorkerFact] = []  #: machines that people brought
+        places = {
+            WorkerState.READY: self.ready,
+            WorkerState.DRAINING: self.draining,
+            WorkerState.STOPPED: self.cold,
+            WorkerState.STOPPING: self.stopping,
+            WorkerState.ERROR: self.failed,
+            **dict.fromkeys(COMING, self.coming),
+        }
+        for worker in state.workers.values():
+            if worker.state not in LIVING:
+                continue
+            self.living.append(worker)
+            if self._is_foreign(worker):
+                if worker.state is WorkerState.READY:
+                    self.brought_ready.append(worker)
+            elif worker.group_id not in groups:
+                self.orphans.append(worker)
+            else:
+                places[worker.state].append(worker)
 
     def _is_foreign(self, worker: WorkerFact) -> bool:
         group = self.groups.get(worker.group_id)
@@ -72,7 +86,3 @@ class Roster:
         """Stopped, or about to be."""
         leaving = [w for w in self.draining if w.drain is not None and w.drain.then == "stop"]
         return [*self.cold, *self.stopping, *leaving]
-
-
-def _in(workers: Iterable[WorkerFact], belongs: Callable[[WorkerFact], bool]) -> list[WorkerFact]:
-    return [worker for worker in workers if belongs(worker)]

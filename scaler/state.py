@@ -230,9 +230,11 @@ def _remembered(state: EndpointState, record: WorkerRecord) -> EndpointState:
     if worker is None or worker.beat_state is not None:
         return state
     said = WorkerState.READY if record.state is WorkerState.DRAINING else record.state
+    # Of one that rests, what it once said about itself is history: its next start says it anew.
+    speaks = worker.instance_state == "running" and said in SELF_REPORTED and said is not WorkerState.ERROR
     worker = _replace(
         worker,
-        beat_state=said if said in SELF_REPORTED and said is not WorkerState.ERROR else None,
+        beat_state=said if speaks else None,
         ready_at=worker.ready_at or record.ready_at,
         proven=worker.proven or record.ready_at is not None,
         perf=worker.perf or record.perf,
