@@ -7,6 +7,7 @@ corral_demand) for as long as somebody waits, so that neither a lost message nor
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 from collections.abc import Callable
 
@@ -16,7 +17,7 @@ import structlog
 from runtime.bus import Bus
 from runtime.errors import BusError
 from schemas import events, subjects
-from schemas.ids import EndpointId, WorkerId
+from schemas.ids import EndpointId, WorkerId, endpoint_from_token
 from schemas.records import DemandMark
 from schemas.signals import DemandReport, Reservation
 
@@ -34,6 +35,9 @@ GOSSIP_EVERY_S = 0.1
 MARK_TTL_S = 180
 MARK_REFRESH_S = 60.0
 RETRY_S = 1.0
+#: Clients that were cut off by our crash ask again within this time.
+RETURN_S = 10.0
+LAST_MARKS_S = 1.0
 
 
 class Reporter:
@@ -50,6 +54,7 @@ class Reporter:
         self._urgent: set[EndpointId] = set()
         self._hurry = asyncio.Event()
         self._marked: dict[EndpointId, float] = {}
+        self._inherited: dict[EndpointId, float] | None = None  #: endpoint -> when its old mark may go; None: not read yet
         self._to_mark = asyncio.Event()
         self._tickets: dict[tuple[EndpointId, WorkerId], tuple[float, int]] = {}
         self._has_tickets = asyncio.Event()
@@ -134,7 +139,16 @@ class Reporter:
     # --- written down ---
 
     async def keep_marks(self) -> None:
-        """Keep KV corral_demand true until cancelled."""
+        """Keep KV corral_demand true until cancelled; then take back what is true no more."""
+        try:
+            await self._keep_marks()
+        finally:
+            # Whoever waits now comes again; whoever was served must not wake a worker at the next start.
+            with contextlib.suppress(BusError, TimeoutError):
+                async with asyncio.timeout(LAST_MARKS_S):
+                    await self._mark_all()
+
+    async def _keep_marks(self) -> None:
         while True:
             try:
                 async with asyncio.timeout(RETRY_S):
@@ -143,10 +157,19 @@ class Reporter:
                 pass  # look for queues that ended, and marks to refresh
             self._to_mark.clear()
             try:
+                if self._inherited is None:
+                    await self._inherit_marks()
                 await self._mark_all()
             except BusError as error:
                 log.warning("demand_not_marked", error=str(error))
                 await asyncio.sleep(RETRY_S)
+
+    async def _inherit_marks(self) -> None:
+        """Marks of our life before: whoever waited then gets a moment to ask again before they go."""
+        entries = await self._bus.bucket(subjects.BUCKET_DEMAND).all()
+        due = self._monotonic() + RETURN_S
+        mine = (entry.key.split(".") for entry in entries)
+        self._inherited = {endpoint_from_token(key[0]): due for key in mine if key[-1] == self._bus.name}
 
     async def _mark_all(self) -> None:
         bucket = self._bus.bucket(subjects.BUCKET_DEMAND)
@@ -165,14 +188,20 @@ class Reporter:
                 await self._unmark(desk.id)
         for endpoint_id in self._marked.keys() - self._board.desks.keys():
             await self._unmark(endpoint_id)
+        for endpoint_id, due in list((self._inherited or {}).items()):
+            if now >= due and endpoint_id not in self._marked:
+                await self._unmark(endpoint_id)
 
     async def _unmark(self, endpoint_id: EndpointId) -> None:
         await self._bus.bucket(subjects.BUCKET_DEMAND).delete(subjects.demand_key(endpoint_id, self._bus.name))
-        del self._marked[endpoint_id]
+        self._marked.pop(endpoint_id, None)
+        if self._inherited:
+            self._inherited.pop(endpoint_id, None)
 
     async def _tell_waiting(self, desk: Desk, since: float) -> None:
         event = events.DemandWaiting(
-            id=f"demand_waiting-e{desk.id}-{self._bus.name}-{int(since * 1000)}",
+            # The id that the scaler gives it too, when it finds the mark: told by both, stored once.
+            id=f"evt:{subjects.demand_key(desk.id, self._bus.name)}:waiting:{since:.3f}",
             at=self._now(),
             endpoint_id=desk.id,
             router=self._bus.name,

@@ -72,18 +72,19 @@ class Installation:
         return {**kept, "CORRAL_DATA_DIR": str(self.data_dir), **more}
 
     async def start(self, deadline_s: float = 60) -> None:
-        self.output = (self.data_dir.parent / f"{self.data_dir.name}.up.log").open("ab")
-        self.process = subprocess.Popen(
-            [CORRAL, "up", "--data-dir", str(self.data_dir), "--port", str(self.port)],
-            env=self.environment(),
-            stdout=self.output,
-            stderr=subprocess.STDOUT,
-            stdin=subprocess.DEVNULL,
-        )
+        output = self.data_dir.parent / f"{self.data_dir.name}.up.log"
+        with output.open("ab") as file:
+            self.process = subprocess.Popen(
+                [CORRAL, "up", "--data-dir", str(self.data_dir), "--port", str(self.port)],
+                env=self.environment(),
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+            )
 
         def up():
             assert self.process is not None
-            assert self.process.poll() is None, Path(self.output.name).read_text()[-3000:]
+            assert self.process.poll() is None, output.read_text()[-3000:]
             return (self.data_dir / "run.json").exists() and self.ready()
 
         await until(up, deadline_s, "corral up is ready")
@@ -134,15 +135,16 @@ class Installation:
 
     def worker_processes(self) -> dict[str, list[psutil.Process]]:
         """Worker id -> its leading processes: those that started with this installation's bundle and have no such parent."""
-        found: dict[str, list[psutil.Process]] = {}
+        ours: dict[int, tuple[psutil.Process, int, str]] = {}
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):
                 env = process.environ()
                 if str(self.data_dir) in env.get("CORRAL_WORKER_BUNDLE", "") and process.status() != psutil.STATUS_ZOMBIE:
-                    parent = process.parent()
-                    inherited = parent is not None and parent.environ().get("CORRAL_WORKER_BUNDLE") == env["CORRAL_WORKER_BUNDLE"]
-                    if not inherited:
-                        found.setdefault(env["CORRAL_WORKER_ID"], []).append(process)
+                    ours[process.pid] = (process, process.ppid(), env["CORRAL_WORKER_ID"])
+        found: dict[str, list[psutil.Process]] = {}
+        for process, parent, worker_id in ours.values():
+            if parent not in ours:
+                found.setdefault(worker_id, []).append(process)
         return found
 
     def log_texts(self) -> dict[str, str]:
