@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Mapping
 
 import msgspec
 import structlog
@@ -22,6 +21,7 @@ from schemas.records import Failure, InstanceRecord, Intent
 
 from . import facts, instances, plan
 from .facts import Herald
+from .locks import Locks
 from .metrics import Metrics
 from .plan import Bury, Call, Claim, Finish, Patience, Refuse, RetryIn, Settled
 from .provider import Machine, Order, Permanent, Provider, ProviderError, Transient
@@ -41,30 +41,6 @@ class Dead(msgspec.Struct, frozen=True):
 
 
 Outcome = Ended | Dead | RetryIn
-
-
-class Locks:
-    """One thing at a time per worker."""
-
-    def __init__(self) -> None:
-        self._locks: dict[WorkerId, tuple[asyncio.Lock, int]] = {}
-
-    @asynccontextmanager
-    async def holding(self, worker_id: WorkerId) -> AsyncIterator[None]:
-        lock, users = self._locks.get(worker_id, (asyncio.Lock(), 0))
-        self._locks[worker_id] = (lock, users + 1)
-        try:
-            async with lock:
-                yield
-        finally:
-            lock, users = self._locks[worker_id]
-            if users == 1:
-                del self._locks[worker_id]
-            else:
-                self._locks[worker_id] = (lock, users - 1)
-
-    def is_held(self, worker_id: WorkerId) -> bool:
-        return worker_id in self._locks
 
 
 class Hand:
@@ -108,7 +84,7 @@ class Hand:
             if intent.status != plan.CLAIMED:
                 return
             try:
-                provider = self._provider_for(command, known.record)
+                provider = await self._provider_for(command, known.record)
                 machine = await provider.describe(command.worker_id)
             except ProviderError:
                 await self._bury(command, body, intent, failure, deliveries)
@@ -135,7 +111,7 @@ class Hand:
                 pass
         assert intent is not None, "claimed or looked up"
         try:
-            provider = self._provider_for(command, known.record)
+            provider = await self._provider_for(command, known.record)
             return await self._with_provider(command, intent, known, provider)
         except Transient as error:
             match plan.after_transient(
@@ -192,6 +168,8 @@ class Hand:
             record = instances.settled(command, known.record, machine, provider.name, now)
         await self._store.save(record, known.revision)
         await self._herald.tell(facts.done(command, record, now))
+        if record.failure is not None:  # it came, and has ended meanwhile
+            await self._herald.tell(facts.worker_failed(record, record.failure, facts.since(record)))
         await self._store.settle(intent, plan.DONE)
         self._metrics.command(op_of(command), "done")
         log.info(
@@ -232,18 +210,24 @@ class Hand:
         log.error("command_dead", command=command.command_id, op=op_of(command), cause=failure.cause, message=failure.message)
         return Dead(failure.cause)
 
-    def _provider_for(self, command: AnyCommand, record: InstanceRecord | None) -> Provider:
+    async def _provider_for(self, command: AnyCommand, record: InstanceRecord | None) -> Provider:
+        if not isinstance(command, CreateWorker) and record is None:
+            return await self._whoever_has(command.worker_id)
         name = _provider_name(command, record)
-        if not name and self._providers:  # a destroy that overtook its create: any of them says "absent"
-            return next(iter(self._providers.values()))
-        try:
-            return self._providers[name]
-        except KeyError:
+        if name not in self._providers:
             raise Permanent(
                 Cause.NO_OFFER,
                 f"provider {name!r} is not enabled here",
                 hint=f"PROVISIONER_PROVIDERS lists {', '.join(sorted(self._providers))}",
-            ) from None
+            )
+        return self._providers[name]
+
+    async def _whoever_has(self, worker_id: WorkerId) -> Provider:
+        """For a destroy that overtook its create, or of a machine whose record was lost. When nobody has it, any will say so."""
+        for provider in self._providers.values():
+            if await provider.describe(worker_id) is not None:
+                return provider
+        return next(iter(self._providers.values()))
 
 
 async def _ask(command: AnyCommand, provider: Provider) -> Machine | None:

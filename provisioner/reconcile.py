@@ -20,7 +20,8 @@ from schemas.records import InstanceRecord, Intent
 from . import facts, instances, plan
 from .compare import Adopt, Agree, Correct, Finding, NoteFailure, RemoveOrphan, Settle, compare
 from .facts import Herald
-from .hand import Hand, Locks
+from .hand import Hand
+from .locks import Locks
 from .metrics import Metrics
 from .provider import Machine, MachineState, Provider, ProviderError
 from .store import Known, Store

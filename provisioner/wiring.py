@@ -11,7 +11,8 @@ from .bundles import Bundles
 from .dead_letters import DeadLetters, Streams
 from .enroll import Enrollment
 from .facts import Herald
-from .hand import Hand, Locks
+from .hand import Hand
+from .locks import Locks
 from .metrics import Metrics
 from .plan import Patience
 from .provider import Provider

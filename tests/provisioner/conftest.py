@@ -320,6 +320,11 @@ def scripted() -> ScriptedProvider:
 
 
 @pytest.fixture
+def make_scripted() -> type[ScriptedProvider]:
+    return ScriptedProvider
+
+
+@pytest.fixture
 async def own_nats_server(bare_nats_server, monkeypatch):
     """A server of this test's own, whose queue of commands tries again after half a second instead of half a minute."""
     monkeypatch.setattr(topology, "COMMAND_BACKOFF_S", (0.5, 0.5, 0.5, 0.5, 0.5))

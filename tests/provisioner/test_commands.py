@@ -9,7 +9,7 @@ from provisioner.reconcile import Rhythm
 from schemas import codec, commands, events, subjects
 from schemas.ids import EndpointId, WorkerId
 from schemas.reasons import Cause
-from schemas.records import Template
+from schemas.records import Failure, Template
 
 TEMPLATE = Template(name="tiny")
 
@@ -294,3 +294,29 @@ async def test_a_server_killed_in_the_midst_of_a_command_changes_nothing(desk, s
     assert (await desk.record(create.worker_id)).state == "running"
     await desk.do(desk.command(commands.StopWorker, create))
     assert not desk.letters and not [e for e in desk.events if isinstance(e, events.WorkerFailed | events.OrphanRemoved)]
+
+
+async def test_a_machine_without_a_record_is_destroyed_where_it_is(desk, serving, make_scripted):
+    near, far = make_scripted("process"), make_scripted("far")
+    await serving(near, far, rhythm=Rhythm(every_s=3600, orphan_grace_s=3600))
+    create = desk.create(TEMPLATE, provider="far")
+    await desk.do(create)
+    await desk.bus.bucket(subjects.BUCKET_INSTANCES).delete(subjects.worker_key(desk.endpoint_id, create.worker_id))
+    await desk.do(desk.command(commands.DestroyWorker, create))
+    assert not far.machines and far.count("destroy", create.worker_id) == 1
+
+
+async def test_a_worker_that_ended_before_its_creation_was_written_has_failed(desk, serving, scripted, eventually):
+    create_really = scripted.create
+
+    async def create_and_exit(order):
+        await create_really(order)
+        return scripted.put(order.worker_id, MachineState.EXITED, failure=Failure(cause=Cause.START_CRASH, message="exit 1"))
+
+    scripted.create = create_and_exit
+    await serving(scripted)
+    create = desk.create(TEMPLATE)
+    await desk.do(create)
+    failed = await desk.event(events.WorkerFailed, worker_id=create.worker_id)
+    assert failed.failure.message == "exit 1"
+    assert (await desk.record(create.worker_id)).state == "failed"

@@ -244,6 +244,25 @@ def test_birth_tells_processes_apart():
     assert not proc.is_alive(os.getpid(), "") and not proc.is_alive(0, mine)
 
 
+@pytest.mark.parametrize("without", ["pidfd", "proc"])
+async def test_the_end_of_a_process_is_seen_on_other_systems_too(without, monkeypatch, eventually):
+    if without == "pidfd":
+        monkeypatch.delattr(os, "pidfd_open")
+    else:
+        monkeypatch.setattr(proc, "_PROC", Path("/nonexistent"))
+    process = await asyncio.create_subprocess_exec("sleep", "99")
+    born = proc.birth(process.pid)
+    assert born and proc.is_alive(process.pid, born)
+    watching = asyncio.create_task(proc.ended(process.pid, born))
+    await asyncio.sleep(0)
+    assert not watching.done()
+    process.kill()
+    await asyncio.wait_for(watching, 60)
+    await process.wait()
+    assert not proc.birth(process.pid)
+    await proc.ended(process.pid, born)
+
+
 # --- when it ends by itself ----------------------------------------------------------------------------------------
 
 

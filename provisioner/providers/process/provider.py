@@ -19,7 +19,17 @@ import msgspec
 import structlog
 
 from provisioner.bundles import Bundles
-from provisioner.provider import LOG_TAIL_BYTES, Machine, MachineState, Offer, Order, Permanent, Transient, host_lost
+from provisioner.provider import (
+    LOG_TAIL_BYTES,
+    Machine,
+    MachineState,
+    Offer,
+    Order,
+    Permanent,
+    ProviderError,
+    Transient,
+    host_lost,
+)
 from schemas.ids import WorkerId
 from schemas.reasons import Cause
 
@@ -141,9 +151,22 @@ class ProcessProvider:
         return "" if saved is None else self._runner.log_tail(saved, limit_bytes)
 
     async def stop_all(self) -> list[Machine]:
-        """Every running worker to cold, at once; for the end of a session on one machine."""
-        running = [saved.worker_id for saved in self._all() if saved.state in HOT]
-        return list(await asyncio.gather(*(self.stop(worker_id) for worker_id in running)))
+        """Every running worker to cold, all at once; for the end of a session on one machine. One that cannot be stopped is
+        logged and does not keep the others.
+        """
+        stopped: list[Machine] = []
+
+        async def stop(worker_id: WorkerId) -> None:
+            try:
+                stopped.append(await self.stop(worker_id))
+            except ProviderError as error:
+                log.error("worker_not_stopped", worker=worker_id, error=error.message)  # noqa: TRY400 - the error says it all
+
+        async with asyncio.TaskGroup() as tasks:
+            for saved in self._all():
+                if saved.state in HOT:
+                    tasks.create_task(stop(saved.worker_id))
+        return stopped
 
     async def watch(self, changed: Callable[[WorkerId], None]) -> None:
         async with asyncio.TaskGroup() as tasks:

@@ -203,7 +203,8 @@ class Runner:
 
     def _buried(self, saved: Saved, state: ProcessState, failure: Failure | None) -> Saved:
         proc.kill_rest(saved.pid, saved.birth, self._mark(saved.worker_id))
-        proc.exit_code(saved.pid) if saved.pid else None
+        if saved.pid:
+            proc.exit_code(saved.pid)  # collected, or it would stay a zombie
         return self._folder.write(
             msgspec.structs.replace(saved, state=state, pid=0, birth="", gpus=(), gpu_name="", failure=failure)
         )
