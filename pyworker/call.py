@@ -15,10 +15,12 @@ from multidict import CIMultiDict, CIMultiDictProxy
 
 from .stopwatch import Stopwatch
 from .verify import Refused
+from .version import VERSION
 from .wire import http
 
 _Code = http.ErrorCode
 
+READ_AT_ONCE = 16 * 1024
 #: Meant for one connection (RFC 9110 7.6.1), or for us and not for the model.
 NOT_PASSED_ON = frozenset(
     {
@@ -37,6 +39,7 @@ NOT_PASSED_ON = frozenset(
         "content-length",
     }
 )
+_UNSAID = (("Accept", "*/*"), ("Accept-Encoding", "identity"), ("User-Agent", f"corral-pyworker/{VERSION}"))
 _OF_THE_ENVELOPE = NOT_PASSED_ON | {"content-type", "content-encoding"}
 
 _decode = msgspec.json.Decoder(http.Envelope).decode
@@ -84,8 +87,21 @@ class Budget:
         self._together = together
         self.held = 0
 
-    async def read(self, request: web.BaseRequest, watch: Stopwatch) -> bytes:
-        """The whole body; give() its length back later. Raises Refused: 413 when too large, 503 when others hold too much."""
+    async def read(self, request: web.BaseRequest, idle_s: float | None) -> bytes:
+        """The whole body; give() its length back later.
+
+        Raises Refused (413 too large, 503 others hold too much) and Expired (nothing came for idle_s).
+        """
+        content = request.content
+        if content.is_eof() and content.total_bytes <= READ_AT_ONCE:  # it came in one piece with the head, as most do
+            body = content.read_nowait()
+            self.held += len(body)
+            return body
+        with Stopwatch(None) as watch:
+            watch.phase("the upload", idle_s)
+            return await self._read_slowly(request, watch)
+
+    async def _read_slowly(self, request: web.BaseRequest, watch: Stopwatch) -> bytes:
         declared = request.headers.get("Content-Length", "")
         if declared.isdigit() and int(declared) > self._each:
             raise self._too_large()
@@ -129,6 +145,10 @@ def headers_for_model(request: web.BaseRequest, request_id: str, *, enveloped: b
     elif "Content-Length" in request.headers:
         passed["Content-Length"] = request.headers["Content-Length"]
     passed["X-Request-Id"] = request_id
+    # What the client did not say is said in its place, or aiohttp would say something else.
+    for name, value in _UNSAID:
+        if name not in passed:
+            passed[name] = value
     return passed
 
 

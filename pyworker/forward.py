@@ -32,7 +32,7 @@ KEEPALIVE_S = 2.0
 #: Answers of a known length up to this are read whole: one write instead of several, and a clean 502 if the model dies meanwhile.
 WHOLE_BYTES = 64 * 1024
 _NO_BODY = frozenset({204, 304})
-_AUTO = ("Accept", "Accept-Encoding", "User-Agent", "Content-Type")
+_NOT_ADDED = ("Content-Type",)
 _Code = http.ErrorCode
 
 
@@ -91,6 +91,7 @@ class ModelClient:
     def __init__(self, base_url: str) -> None:
         self.base_url = base_url.rstrip("/")
         self._session: aiohttp.ClientSession | None = None
+        self._timeouts: dict[float | None, aiohttp.ClientTimeout] = {}
 
     async def __aenter__(self) -> Self:
         self._session = aiohttp.ClientSession(
@@ -128,8 +129,8 @@ class ModelClient:
                 headers=headers,
                 data=body,
                 allow_redirects=False,
-                skip_auto_headers=_AUTO,
-                timeout=aiohttp.ClientTimeout(total=None, sock_connect=timeouts.connect_s),
+                skip_auto_headers=None if "Content-Type" in headers else _NOT_ADDED,
+                timeout=self._timeout(timeouts.connect_s),
             )
         except aiohttp.ConnectionTimeoutError as error:
             raise ModelTrouble(
@@ -142,10 +143,15 @@ class ModelClient:
                 raise UploadBroken(str(upload.broken)) from error
             raise ModelTrouble(502, _Code.MODEL_DIED, "The model server closed the connection before it answered.") from error
 
+    def _timeout(self, connect_s: float | None) -> aiohttp.ClientTimeout:
+        found = self._timeouts.get(connect_s)
+        if found is None:
+            found = self._timeouts[connect_s] = aiohttp.ClientTimeout(total=None, sock_connect=connect_s)
+        return found
 
-async def read_whole(upstream: aiohttp.ClientResponse, watch: Stopwatch, timeouts: Timeouts) -> bytes:
-    """A short answer. Raises ModelTrouble."""
-    watch.phase("the answer", timeouts.idle_s)
+
+async def read_whole(upstream: aiohttp.ClientResponse) -> bytes:
+    """A short answer, within the limit for its first byte. Raises ModelTrouble."""
     try:
         return await upstream.read()
     except (aiohttp.ClientError, OSError) as error:

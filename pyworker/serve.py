@@ -138,9 +138,7 @@ class Serving:
     async def _read_envelope(self, request: web.BaseRequest) -> bytes:
         await _say_continue(request)
         try:
-            with Stopwatch(None) as watch:
-                watch.phase("the upload", self._config.timeouts.idle_s)
-                return await self._budget.read(request, watch)
+            return await self._budget.read(request, self._config.timeouts.idle_s)
         except Expired as error:
             raise Refused(408, _Code.BAD_JSON, "The body did not arrive in time.", retry=True) from error
         except (RequestPayloadError, aiohttp.ClientError) as error:
@@ -237,7 +235,7 @@ class Serving:
                     await _send(order.request, out)
                     return out, ended_well
                 if is_short(upstream):
-                    whole = await read_whole(upstream, watch, timeouts)
+                    whole = await read_whole(upstream)
                     self._answered_at = self._monotonic()
                     headers = call.headers_for_client(upstream.headers, self._marks(order))
                     reply = web.Response(status=upstream.status, reason=upstream.reason, body=whole, headers=headers)
