@@ -26,6 +26,7 @@ from .story import Scale, Story
 
 #: Everything together, so that it ends by itself within four minutes.
 DEADLINE_S = 200.0
+_INTERRUPTED = "interrupted"
 _EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "smollm" / "corral.yaml"
 
 
@@ -62,19 +63,20 @@ async def demo(file: Path, console: Console, *, as_json: bool, keep: bool) -> in
             except TimeoutError:
                 broken = f"it did not end within {DEADLINE_S:.0f} s"
             except asyncio.CancelledError:
-                broken = "interrupted"
+                task.uncancel()  # heard; what follows is the tidying up
+                broken = _INTERRUPTED
             screen.phase("stopping: workers go cold, then the control plane ends")
             words = ""
             summary = summarise(record, time.monotonic() - began, broken)
             await house.stop()
-            if not summary.ok:
+            if not summary.ok and broken != _INTERRUPTED:
                 words = house.last_words()
-        keep = keep or not summary.ok
+                keep = True
     finally:
         if not keep:
             house.clean()
     _close(console, summary, words, house.root if keep else None, as_json=as_json)
-    return 0 if summary.ok else 130 if broken == "interrupted" else 1
+    return 0 if summary.ok else 130 if broken == _INTERRUPTED else 1
 
 
 async def _tell(house: House, wanted: manifest.Manifest, screen: Screen, record: Record, began: float) -> None:

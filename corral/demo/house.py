@@ -88,15 +88,17 @@ class House:
         if process is None:
             return
         family = _family(process.pid)
-        if process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                process.send_signal(signal.SIGTERM)
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(process.wait(), _STOP_S)
-        for member in family:
-            with contextlib.suppress(psutil.Error):
-                if member.is_running():
-                    member.kill()
+        try:
+            if process.returncode is None:
+                with contextlib.suppress(ProcessLookupError):
+                    process.send_signal(signal.SIGTERM)
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(process.wait(), _STOP_S)
+        finally:  # also when a second Ctrl-C ends the waiting
+            for member in family:
+                with contextlib.suppress(psutil.Error):
+                    if member.is_running():
+                        member.kill()
         await process.wait()
         if self._output is not None:
             await asyncio.gather(self._output, return_exceptions=True)

@@ -30,7 +30,7 @@ class Screen(Protocol):
     def note(self, text: str) -> None: ...
 
     def token(self, text: str) -> None:
-        """A piece of the answer that is streamed to the screen; "" begins a new answer."""
+        """A piece of the answer that is streamed to the screen; "" ends it."""
         ...
 
     def workers(self, moment: Seen, shown: list[dict[str, Any]]) -> None: ...
@@ -103,6 +103,7 @@ class LiveScreen:
         self._phase = "starting"
         self._note = ""
         self._answer = ""
+        self._answer_ended = False
         self._shown: list[dict[str, Any]] = []
         self._decisions: deque[tuple[float, Decision]] = deque(maxlen=8)
         self._traffic = (0, 0, 0)
@@ -116,14 +117,17 @@ class LiveScreen:
         self._live.stop()
 
     def phase(self, name: str) -> None:
-        self._phase = name
+        self._phase, self._note = name, ""
         self._live.console.print(Text.assemble((f"{time.monotonic() - self._began:6.1f} s  ", "dim"), (name, "bold")))
 
     def note(self, text: str) -> None:
         self._note = text
 
     def token(self, text: str) -> None:
-        self._answer = (self._answer + text)[-2000:] if text else ""
+        if self._answer_ended and text:
+            self._answer = ""
+        self._answer_ended = not text
+        self._answer += text
 
     def workers(self, moment: Seen, shown: list[dict[str, Any]]) -> None:
         del moment

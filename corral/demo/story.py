@@ -117,8 +117,6 @@ class Story:
             PATH, payload, cost=len(question) / 4 + self._scale.answer_tokens, on_wait=self._waiting if aloud else None
         )
         worker, cold, attempts, error = "", False, 0, ""
-        if aloud:
-            self._screen.token("")
         try:
             async with stream:
                 worker, cold = stream.worker_id, stream.timing.cold_start
@@ -135,7 +133,7 @@ class Story:
             error = failure.message
             self._screen.note(f"error: {error}")
         if aloud:
-            self.record.first_answer = "".join(pieces)
+            self.record.first_answer = self.record.first_answer or "".join(pieces)
             self._screen.token("")
         now = time.monotonic()
         self.record.asked.append(
@@ -167,17 +165,17 @@ class Story:
             answered_by = {asked.worker_id for asked in self.record.asked if asked.phase == "burst"}
             return sent >= self._scale.burst_requests and seen_two and len(answered_by) >= 2
 
-        async def user() -> None:
+        async def user(number: int) -> None:
             nonlocal sent
             while not enough() and time.monotonic() < end:
                 sent += 1
-                await self._ask("burst", self._rng.choice(QUESTIONS))
+                await self._ask("burst", self._rng.choice(QUESTIONS), aloud=number == 0)
                 answered = [asked for asked in self.record.asked if not asked.error]
                 self._screen.traffic(sent + 1, len(answered), sum(asked.tokens for asked in answered))
 
         async with asyncio.TaskGroup() as users:
-            for _ in range(self._scale.users):
-                users.create_task(user())
+            for number in range(self._scale.users):
+                users.create_task(user(number))
 
     # --- the watcher ----------------------------------------------------------------------------------------------
 
