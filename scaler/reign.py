@@ -27,7 +27,7 @@ from .intake import Intake
 from .ledger import Ledger
 from .liveness import SUSPECT_S, Vigil
 from .metrics import Metrics
-from .observations import EndpointSeen, InstanceSeen
+from .observations import DemandMarked, EndpointSeen, InstanceSeen
 from .outbox import Outbox
 from .settings import ScalerSettings
 from .tellers import Teller
@@ -155,10 +155,14 @@ class Reign:
 
     def _take_over(self) -> None:
         """All views are complete: what is missing in them is gone."""
+        marks = self._views[-1].map
         for desk in list(self._desks.values()):
             for worker in list(desk.state.workers.values()):
                 if worker.worker_id not in desk.instances:
                     desk.fold(InstanceSeen(at=self._now(), worker_id=worker.worker_id, instance=None))
+            for router, fact in list(desk.state.routers.items()):
+                if fact.marked_at is not None and subjects.demand_key(desk.id, router) not in marks:
+                    desk.fold(DemandMarked(at=self._now(), router=router, mark=None))
             for record in list(desk.written.values()):
                 self._intake.remembered(record)
             if not desk.revision and desk.instances:
