@@ -21,6 +21,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 
 import pytest
+import structlog
 
 from runtime import permissions, topology
 from runtime.embedded import EmbeddedServer
@@ -30,6 +31,15 @@ from runtime.permissions import Role
 from schemas.ids import EndpointId
 
 _names = itertools.count()
+
+# Without colours and local variables: rich's tracebacks take seconds on a busy machine.
+structlog.configure(
+    processors=[
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback),
+    ]
+)
 
 
 class TestServer(EmbeddedServer):
