@@ -17,6 +17,7 @@ import uvloop
 from aiohttp import web
 
 from bench.quiet_bus import QuietBus
+from router.listener import Listener
 from router.service import Router
 from router.settings import RouterSettings
 from runtime import logs
@@ -76,11 +77,13 @@ async def route(directory: str, workers: int, *, beating: bool) -> None:
     settings = RouterSettings(port=0, keys_dir=directory, admin_key_sha256=hashlib.sha256(KEY.encode()).hexdigest())
     router = Router(bus=bus, settings=settings, now=time.time, monotonic=time.monotonic)
     async with asyncio.TaskGroup() as tasks:
-        running = tasks.create_task(router.run())
+        listener = Listener(router)
+        running = [tasks.create_task(service.run()) for service in (listener, router)]
         beats = tasks.create_task(beat(router, records)) if beating else None
-        await router.listening.wait()
-        await until_stdin_closes(router.port)
-        running.cancel()
+        await listener.listening.wait()
+        await until_stdin_closes(listener.port)
+        for task in running:
+            task.cancel()
         if beats is not None:
             beats.cancel()
 

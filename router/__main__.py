@@ -10,6 +10,7 @@ import msgspec
 from runtime import logs, serve, settings
 from runtime.nats_bus import connect
 
+from .listener import Listener
 from .service import Router
 from .settings import RouterSettings
 
@@ -18,7 +19,8 @@ async def main() -> None:
     room = settings.load(RouterSettings, os.environ, "ROUTER")
     nats = msgspec.structs.replace(room.nats, name=room.name or room.nats.name)
     async with connect(nats) as bus:
-        await serve.serve(Router(bus=bus, settings=room, now=time.time, monotonic=time.monotonic))
+        router = Router(bus=bus, settings=room, now=time.time, monotonic=time.monotonic)
+        await serve.serve(Listener(router), router)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Callable
 
 import msgspec
@@ -20,11 +19,38 @@ from .store import no_group
 from .switchboard import Switchboard
 
 #: A reader who is this far behind is cut off and may come back with `since`.
-MAX_BEHIND = 1000
+MAX_BEHIND_BYTES = 32 * 1024 * 1024
 KEEPALIVE_S = 15.0
 #: Without `follow` the answer ends when this long nothing more came.
 CAUGHT_UP_S = 0.5
 MAX_TAIL = 1000
+
+
+class Behind:
+    """Events that were read from the stream and not yet written to the reader, as server-sent events."""
+
+    def __init__(self) -> None:
+        self._chunks: list[bytes] = []
+        self._bytes = 0
+        self._some = asyncio.Event()
+        self.too_far = False
+
+    def add(self, subject: str, data: bytes, seq: int) -> None:
+        if self.too_far:
+            return
+        kind = subject.split(".")[3].encode()
+        chunk = b"id: %d\nevent: %b\ndata: %b\n\n" % (seq, kind, data)
+        self._chunks.append(chunk)
+        self._bytes += len(chunk)
+        self.too_far = self._bytes > MAX_BEHIND_BYTES
+        self._some.set()
+
+    async def take(self) -> bytes:
+        """All there is, at least one event."""
+        await self._some.wait()
+        self._some.clear()
+        chunks, self._chunks, self._bytes = self._chunks, [], 0
+        return b"".join(chunks)
 
 
 class LogFields(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,30 +85,24 @@ class EventAdmin:
             headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store", "X-Accel-Buffering": "no"}
         )
         await response.prepare(call.request)
-        lines: asyncio.Queue[bytes] = asyncio.Queue(MAX_BEHIND)
-        behind = asyncio.Event()
-
-        def on_message(name: str, data: bytes, seq: int) -> None:
-            kind = name.split(".")[3]
-            try:
-                lines.put_nowait(b"id: %d\nevent: %s\ndata: %s\n\n" % (seq, kind.encode(), data))
-            except asyncio.QueueFull:
-                behind.set()
-
-        tail = asyncio.create_task(self._bus.tail(subjects.STREAM_EVENTS, [subject], on_message, since_at=since), name="tail")
+        behind = Behind()
+        tail = asyncio.create_task(
+            self._bus.tail(subjects.STREAM_EVENTS, [subject], behind.add, since_at=since), name="tail of events"
+        )
         try:
-            while not behind.is_set():
+            while not behind.too_far:
                 try:
                     async with asyncio.timeout(KEEPALIVE_S if follow else CAUGHT_UP_S):
-                        await response.write(await lines.get())
+                        await response.write(await behind.take())
                 except TimeoutError:
                     if not follow or tail.done():
                         break
                     await response.write(b": still here\n\n")
         finally:
             tail.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await tail
+            await asyncio.wait([tail])
+        if behind.too_far:
+            await response.write(b": you read too slowly; come back with since\n\n")
         await response.write_eof()
         return response
 

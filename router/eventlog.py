@@ -1,9 +1,12 @@
-"""The last events of each endpoint as lines of text, for those who ask for a log; and which groups are halted."""
+"""The last events of each endpoint as lines of text, for those who ask for a log; and which groups are halted, for those
+who wait and ask why.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from datetime import UTC, datetime
 
 import msgspec
@@ -13,6 +16,8 @@ from runtime.bus import Bus
 from runtime.errors import BusError
 from schemas import subjects
 from schemas.ids import EndpointId, GroupId
+
+from .switchboard import Switchboard
 
 log = structlog.get_logger()
 
@@ -41,7 +46,7 @@ class _Told(msgspec.Struct, frozen=True):
 
 
 class Line(msgspec.Struct, frozen=True):
-    level: str
+    level: int  #: of LEVELS
     group_id: GroupId
     text: str
 
@@ -50,21 +55,40 @@ _told = msgspec.json.Decoder(_Told).decode
 
 
 class EventLog:
-    """Fed by the events stream from the time of start."""
+    """Fed by the events stream, from `since_at` (unix s) on."""
 
-    def __init__(self, bus: Bus, since_at: float) -> None:
+    def __init__(self, bus: Bus, board: Switchboard, since_at: float) -> None:
         self._bus = bus
+        self._board = board
         self._since_at = since_at
         self._lines: dict[EndpointId, deque[Line]] = {}
 
     async def follow(self) -> None:
         """Until cancelled; comes back by itself when the bus was away."""
         while True:
-            try:
-                await self._bus.tail(subjects.STREAM_EVENTS, [subjects.EVENTS], self.add, since_at=self._since_at)
-            except BusError as error:
-                log.info("events_not_followed", error=str(error))
-            await asyncio.sleep(RETRY_S)
+            await self._tail([subjects.EVENTS], self.add, self._since_at)
+
+    async def follow_halts(self) -> None:
+        """As follow(), but all there ever were: a group may have been halted for long."""
+        kinds = [subjects.events_of_kind(kind) for kind in ("group_halted", "group_resumed")]
+        while True:
+            await self._tail(kinds, self.halt, 0.0)
+
+    async def _tail(self, of: list[str], on_message: Callable[[str, bytes, int], None], since_at: float) -> None:
+        try:
+            await self._bus.tail(subjects.STREAM_EVENTS, of, on_message, since_at=since_at)
+        except BusError as error:
+            log.info("events_not_followed", error=str(error))
+        await asyncio.sleep(RETRY_S)
+
+    def halt(self, _subject: str, data: bytes, _seq: int) -> None:
+        """A group was halted or goes on."""
+        try:
+            told = _told(data)
+        except msgspec.DecodeError as error:
+            log.info("unreadable_event", error=str(error))
+            return
+        self._board.halted(told.group_id, halted=told.kind == "group_halted")
 
     def add(self, _subject: str, data: bytes, _seq: int) -> None:
         """One event."""
@@ -81,17 +105,18 @@ class EventLog:
         lines.append(Line(level_of(told.kind), told.group_id, text_of(told)))
 
     def by_level(self, endpoint_id: EndpointId, group_id: GroupId | None, tail: int) -> dict[str, str]:
-        """Vast's form: one text per level, all four always there."""
+        """Vast's form: one text per level, all four always there. Each level has what the coarser ones have, and more."""
         lines = [line for line in self._lines.get(endpoint_id, ()) if group_id is None or line.group_id == group_id]
-        return {level: "\n".join([line.text for line in lines if line.level == level][-tail:]) for level in LEVELS}
+        return {level: "\n".join([line.text for line in lines if line.level <= n][-tail:]) for n, level in enumerate(LEVELS)}
 
 
-def level_of(kind: str) -> str:
+def level_of(kind: str) -> int:
+    """Index in LEVELS."""
     if kind in INFO0:
-        return "info0"
+        return 0
     if kind in TRACE:
-        return "trace"
-    return "info1" if kind == "decision" or kind.startswith("worker_") else "debug"
+        return 2
+    return 1 if kind == "decision" or kind.startswith("worker_") else 3
 
 
 def text_of(told: _Told) -> str:

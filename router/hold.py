@@ -6,7 +6,7 @@ asks. Only those whose client is listening right now (present) can be answered; 
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
+from bisect import bisect_left, bisect_right, insort
 from collections.abc import Iterator
 
 from .requests import ABSENT_AFTER_S, Phase, Request
@@ -76,9 +76,11 @@ class HoldQueue:
 
     def listening(self) -> Iterator[Request]:
         """Those that can be answered, oldest first; the queue may change meanwhile."""
-        for seq in tuple(self._present):
-            request = self._by_seq.get(seq)
-            if request is not None and request.wake is not None:
+        seq = -1
+        while (at := bisect_right(self._present, seq)) < len(self._present):
+            seq = self._present[at]
+            request = self._by_seq[seq]
+            if request.wake is not None:
                 yield request
 
     def first_before(self, request: Request) -> Request | None:

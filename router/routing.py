@@ -194,7 +194,7 @@ class Routing:
         )
 
     def _waiting(self, desk: Desk, request: Request) -> RouteWaiting:
-        why = waiting.why(desk, request)
+        why = waiting.why(desk, request, self.board.halted_groups)
         self._count(desk, f"waiting_{why.reason}")
         position = desk.hold.position(request) if request.phase is Phase.WAITING else len(desk.hold)
         return RouteWaiting(

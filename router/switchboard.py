@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from schemas.http import RouteRequest
-from schemas.ids import EndpointId, WorkerId
+from schemas.ids import EndpointId, GroupId, WorkerId
 from schemas.records import EndpointRecord, WorkerRecord
 from schemas.signals import Reservation
 
@@ -32,6 +32,7 @@ class Switchboard:
         self._max_held = max_held
         self._new_idx = new_idx
         self._seq = 0
+        self.halted_groups: set[GroupId] = set()
         self._early: dict[EndpointId, dict[WorkerId, WorkerRecord]] = {}
 
     # --- facts ---
@@ -87,6 +88,10 @@ class Switchboard:
         desk = self.desks.get(endpoint_id)
         if desk is not None and reservation.router != self.router:
             desk.fleet.promised_by_peer(reservation.worker_id, max(1, reservation.requests), now)
+
+    def halted(self, group_id: GroupId, *, halted: bool) -> None:
+        """The scaler's breaker for this group opened or closed."""
+        (self.halted_groups.add if halted else self.halted_groups.discard)(group_id)
 
     def sweep(self, now: float) -> None:
         """Let time pass; call it every quarter of a second or so."""

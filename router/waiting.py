@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
+
 import msgspec
 
+from schemas.ids import GroupId
 from schemas.reasons import Cause
 from schemas.states import EndpointState, WorkerState
 
@@ -22,7 +25,7 @@ class Wait(msgspec.Struct, frozen=True):
     retry_after_s: float
 
 
-def why(desk: Desk, request: Request) -> Wait:
+def why(desk: Desk, request: Request, halted: Container[GroupId] = ()) -> Wait:
     """The first that is true, from what people decided down to what the machines do."""
     record, fleet = desk.record, desk.fleet
     if record.state is EndpointState.STOPPED:
@@ -39,7 +42,7 @@ def why(desk: Desk, request: Request) -> Wait:
     if coming:
         return Wait("starting", f"No worker is ready; {coming} on the way.", RETRY_STARTING_S)
     failures = [w.record.failure for w in fleet.workers.values() if w.record.state is WorkerState.ERROR and w.record.failure]
-    if any(failure.cause is Cause.HALTED for failure in failures):
+    if all(group.id in halted for group in record.groups) or any(failure.cause is Cause.HALTED for failure in failures):
         return Wait("halted", "The worker group is halted after repeated failures; see its events.", RETRY_NOTHING_S)
     if failures:
         return Wait("failing", f"Workers fail to start ({failures[-1].cause}); trying again.", RETRY_NOTHING_S)

@@ -8,11 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import hypothesis
 import pytest
 
 from router.service import Router
 from runtime.bus import Bus
 from tests.router.house import House, running, settings
+
+# A busy machine is no fault of the code under test.
+hypothesis.settings.register_profile("busy", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("busy")
 
 
 @pytest.fixture(scope="session")
@@ -24,5 +29,5 @@ def keys_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 async def house(bus_for: Any, bus: Bus, keys_dir: Path) -> AsyncIterator[House]:
     router = Router(bus=await bus_for("router"), settings=settings(keys_dir), now=time.time, monotonic=time.monotonic)
-    async with running(router), aiohttp.ClientSession() as http:
-        yield House(router, bus, http)
+    async with running(router) as listener, aiohttp.ClientSession() as http:
+        yield House(listener, bus, http)

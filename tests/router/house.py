@@ -14,6 +14,7 @@ from typing import Any
 import aiohttp
 import msgspec
 
+from router.listener import Listener
 from router.service import Router
 from router.settings import RouterSettings
 from runtime.bus import Bus
@@ -39,15 +40,16 @@ async def until(what: Callable[[], Any], deadline_s: float = DEADLINE_S) -> Any:
 class House:
     """One router with its surroundings."""
 
-    def __init__(self, router: Router, bus: Bus, http: aiohttp.ClientSession) -> None:
-        self.router = router
+    def __init__(self, listener: Listener, bus: Bus, http: aiohttp.ClientSession) -> None:
+        self.listener = listener
+        self.router = listener._router
         self.bus = bus  #: may do everything: the scaler, the workers
         self.http = http
         self.seq = itertools.count(1)
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.router.port}"
+        return f"http://127.0.0.1:{self.listener.port}"
 
     async def call(self, method: str, path: str, body: Any = None, key: str | None = ADMIN_KEY, **more: Any) -> tuple[int, Any]:
         headers = {"Authorization": f"Bearer {key}"} if key is not None else {}
@@ -115,19 +117,24 @@ class House:
 
 
 @contextlib.asynccontextmanager
-async def running(router: Router) -> AsyncIterator[Router]:
-    task = asyncio.create_task(router.run())
+async def running(router: Router) -> AsyncIterator[Listener]:
+    """The router and its listener, as __main__ runs them."""
+    listener = Listener(router)
+    tasks = [asyncio.create_task(listener.run()), asyncio.create_task(router.run())]
     try:
-        waiter = asyncio.create_task(router.listening.wait())
-        await asyncio.wait({task, waiter}, return_when=asyncio.FIRST_COMPLETED, timeout=DEADLINE_S)
-        if task.done():
-            task.result()
+        async with asyncio.timeout(DEADLINE_S):
+            ready = asyncio.create_task(listener.listening.wait())
+            await asyncio.wait({*tasks, ready}, return_when=asyncio.FIRST_COMPLETED)
+        for task in tasks:
+            if task.done():
+                task.result()
         await until(lambda: router.feeds.synced)
-        yield router
+        yield listener
     finally:
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
+        for task in tasks:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
 
 
 def settings(keys_dir: Path, **fields: Any) -> RouterSettings:

@@ -89,8 +89,8 @@ async def test_an_endpoint_from_creation_to_deletion(house: House):
 async def test_of_many_who_create_one_name_at_once_exactly_one_succeeds(house: House, bus_for, keys_dir):
     name = f"race-{time.time_ns()}"
     second = Router(bus=await bus_for("router"), settings=settings(keys_dir), now=time.time, monotonic=time.monotonic)
-    async with running(second), aiohttp.ClientSession() as http:
-        other = House(second, house.bus, http)
+    async with running(second) as listener, aiohttp.ClientSession() as http:
+        other = House(listener, house.bus, http)
         answers = await asyncio.gather(
             *(where.call("POST", "/api/v0/endptjobs/", {"endpoint_name": name}) for where in (house, other) for _ in range(4))
         )

@@ -192,6 +192,17 @@ def _failing(board, cause):
     board.worker(record(9, state=WorkerState.ERROR, failure=Failure(cause=cause)), board.now)
 
 
+def test_a_halted_group_is_why():
+    board = Board({}, {})
+    request, _ = board.ask()
+    board.halted(1, halted=True)
+    assert waiting.why(board.the, request, board.halted_groups).reason == "no_worker"  # the other group may still start
+    board.halted(2, halted=True)
+    assert waiting.why(board.the, request, board.halted_groups).reason == "halted"
+    board.halted(1, halted=False)
+    assert waiting.why(board.the, request, board.halted_groups).reason == "no_worker"
+
+
 @pytest.mark.parametrize(
     "reason, prepare",
     [

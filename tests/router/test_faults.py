@@ -26,8 +26,8 @@ async def test_with_nats_away_routing_goes_on_and_readiness_says_so(fresh_nats_s
     bus = await bus_for("scaler", server=fresh_nats_server)
     own = await bus_for("router", server=fresh_nats_server)
     router = Router(bus=own, settings=settings(keys_dir), now=time.time, monotonic=time.monotonic)
-    async with running(router), aiohttp.ClientSession() as http:
-        house = House(router, bus, http)
+    async with running(router) as listener, aiohttp.ClientSession() as http:
+        house = House(listener, bus, http)
         endpoint = await house.endpoint()
         workers = [await house.worker(endpoint, slots=50) for _ in range(3)]
         for worker in workers:
@@ -54,6 +54,7 @@ async def test_with_nats_away_routing_goes_on_and_readiness_says_so(fresh_nats_s
         async with asyncio.timeout(20):
             while (await house.call("GET", "/readyz", key=None))[0] != 200:
                 await asyncio.sleep(0.05)
+        await until(lambda: bus.connected)
         await house.worker(endpoint, url="http://10.9.9.9:1")  # what happens now is seen again
 
 
@@ -95,8 +96,8 @@ async def test_a_restarted_router_knows_everything_again_and_old_requests_go_on(
     await house.worker(endpoint)
     own_key = (await house.call("GET", f"/api/v1/endpoints/{endpoint.name}"))[1]["result"]["api_key"]
     again = Router(bus=await bus_for("router"), settings=settings(keys_dir), now=time.time, monotonic=time.monotonic)
-    async with running(again), aiohttp.ClientSession() as http:
-        answer = await House(again, house.bus, http).route(endpoint.name, key=own_key, request_idx=waiting["request_idx"])
+    async with running(again) as listener, aiohttp.ClientSession() as http:
+        answer = await House(listener, house.bus, http).route(endpoint.name, key=own_key, request_idx=waiting["request_idx"])
         assert answer["url"]
         assert answer["request_idx"] == waiting["request_idx"]
 

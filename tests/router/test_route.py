@@ -10,6 +10,7 @@ import statistics
 import time
 
 import aiohttp
+import msgspec
 import pytest
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import padding
@@ -249,7 +250,7 @@ async def test_unusual_http_is_answered_as_well(house: House):
         ([closing], 1),
         ([usual[: -len(body)], body], 1),
     ):
-        reader, writer = await asyncio.open_connection("127.0.0.1", house.router.port)
+        reader, writer = await asyncio.open_connection("127.0.0.1", house.listener.port)
         got = b""
         async with asyncio.timeout(10):
             for n, piece in enumerate(pieces):
@@ -264,13 +265,50 @@ async def test_unusual_http_is_answered_as_well(house: House):
         writer.close()
 
 
+async def test_what_comes_early_on_a_held_connection_waits_for_its_turn(house: House):
+    endpoint, ready = await house.endpoint(), await house.endpoint()
+    await house.worker(ready, slots=9)
+    desk = house.router.board.desks[endpoint.id]
+
+    def usual(**fields):
+        body = json.dumps({"api_key": "test-admin-key", **fields}).encode()
+        return b"POST /route/ HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+
+    reader, writer = await asyncio.open_connection("127.0.0.1", house.listener.port)
+    writer.write(usual(endpoint=endpoint.name, wait_s=60))
+    await until(lambda: desk.hold.present)
+    second = usual(endpoint=ready.name)
+    writer.write(second[:50])
+    await asyncio.sleep(0.01)  # so that they arrive apart
+    writer.write(second[50:])
+    worker = await house.worker(endpoint)
+    async with asyncio.timeout(10):
+        got = b""
+        while got.count(b'"ticket":"') < 2:
+            got += await reader.read(65536)
+    assert got.index(worker.url.encode()) < got.index(ready.name.encode())
+    writer.close()
+
+    reader, writer = await asyncio.open_connection("127.0.0.1", house.listener.port)
+    writer.write(usual(endpoint=ready.name))
+    assert b"200 OK" in await reader.read(65536)
+    await house.write(msgspec.structs.replace(worker, state=WorkerState.DRAINING))
+    writer.write(usual(endpoint=endpoint.name, wait_s=60))
+    await until(lambda: desk.hold.present)
+    writer.write(b"x" * 100_000)  # far more than a request: cut off, and its place is free
+    async with asyncio.timeout(10):
+        assert await reader.read(65536) == b""
+    await until(lambda: not len(desk.hold))
+    writer.close()
+
+
 async def test_two_routers_count_each_others_promises(house: House, bus_for, keys_dir):
     from router.service import Router
     from tests.router.house import running, settings
 
     second = Router(bus=await bus_for("router"), settings=settings(keys_dir), now=time.time, monotonic=time.monotonic)
-    async with running(second), aiohttp.ClientSession() as http:
-        other = House(second, house.bus, http)
+    async with running(second) as listener, aiohttp.ClientSession() as http:
+        other = House(listener, house.bus, http)
         endpoint = await house.endpoint()
         await until(lambda: endpoint.id in second.board.desks)
         worker = await house.worker(endpoint, slots=6, perf=1.0)
