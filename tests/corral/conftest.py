@@ -6,10 +6,15 @@ import json
 import random
 import socket
 
+import hypothesis
 import pytest
 from aiohttp import web
 
 from corral import Budgets, Corral, Policy
+
+#: How long one example takes says more about the machine than about us.
+hypothesis.settings.register_profile("corral", deadline=None)
+hypothesis.settings.load_profile("corral")
 
 KEY = "a-client-key"
 

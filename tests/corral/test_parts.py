@@ -112,7 +112,7 @@ def cut(data, places):
 
 
 @given(
-    st.lists(st.text(st.characters(exclude_characters="\r\n")), max_size=8),
+    st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\r\n")), max_size=8),
     st.sampled_from(["\n", "\r\n", "\r"]),
     st.lists(st.integers(0, 200)),
 )
@@ -123,7 +123,10 @@ def test_lines_are_the_same_wherever_the_pieces_end(lines, end, places):
     assert found + [line.decode() for line in splitter.flush()] == lines
 
 
-@given(st.lists(st.text(st.characters(exclude_characters="\r\0\ufeff"), min_size=1), max_size=6), st.lists(st.integers(0, 300)))
+@given(
+    st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\r\0\ufeff"), min_size=1), max_size=6),
+    st.lists(st.integers(0, 300)),
+)
 def test_events_are_the_same_wherever_the_pieces_end(texts, places):
     data = "".join("".join(f"data: {line}\n" for line in text.split("\n")) + "\n" for text in texts).encode()
     parser = EventParser()

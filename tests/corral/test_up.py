@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -321,3 +322,31 @@ def test_killed_it_takes_its_processes_along_and_starts_where_it_was(up):
     up.ready = up.start()
     assert [e["name"] for e in up.json("endpoint", "list")] == ["echo"]
     assert ask(up).exit_code == 0
+
+
+def test_on_a_nats_server_of_ones_own(tmp_path):
+    """`runtime.init` makes the credentials, somebody else runs the server, `corral up --nats --creds` uses both."""
+    from runtime.server_binary import find_server
+
+    made = subprocess.run([*CORRAL, "service", "runtime.init", tmp_path / "set"], capture_output=True, text=True, timeout=60)
+    assert made.returncode == 0, made.stderr
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    conf = tmp_path / "set" / "nats" / "server.conf"
+    conf.write_text(f'listen: "127.0.0.1:{port}"\njetstream {{ store_dir: "{tmp_path}/js" }}\ninclude "auth.conf"\n')
+    server = subprocess.Popen([find_server(), "-c", conf], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    up = Up(tmp_path / "data")
+    try:
+        up.until(lambda: socket.create_connection(("127.0.0.1", port), 1).close() is None, "nats-server listens", 20)
+        up.start("--nats", f"nats://127.0.0.1:{port}", "--creds", str(tmp_path / "set" / "creds"))
+        assert set(up.info()["pids"]) == {"up", "router", "scaler", "provisioner"}
+        up.run("apply", "-f", ECHO, "--yes")
+        assert ask(up).exit_code == 0
+        code, rest = up.stop()
+        assert code == 0, rest
+        assert server.poll() is None  # it is not ours to stop
+    finally:
+        up.kill_all()
+        server.kill()
+        server.wait(10)
