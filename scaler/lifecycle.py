@@ -193,7 +193,7 @@ def with_heartbeat(fact: WorkerFact, beat: Heartbeat, at: float) -> WorkerFact:
             or fact.failure
             or Failure(cause=Cause.START_CRASH, message="the worker reports an error", at=at)
         )
-    elif not same_boot or fact.beat_state is WorkerState.ERROR:
+    elif not same_boot or fact.beat_state is WorkerState.ERROR or _was_silence(failure):
         failure = None
     return _replace(
         fact,
@@ -236,6 +236,10 @@ def _is_done(fact: WorkerFact, record: InstanceRecord) -> bool:
     if record.command_id == intent.command_id or record.state in _EFFECT[intent.op]:
         return True
     return record.state_at > intent.issued_at + _CONTRADICTED_AFTER_S
+
+
+def _was_silence(failure: Failure | None) -> bool:
+    return failure is not None and failure.cause is Cause.HEARTBEAT_LOST
 
 
 def _without_log(failure: Failure | None) -> Failure | None:

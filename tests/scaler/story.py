@@ -66,9 +66,11 @@ class Story:
         cost: float = 50.0,
         create_s: float = 60.0,
         start_s: float = 15.0,
+        step_s: float = 1.0,
         **settings,
     ) -> None:
         self.now = T0
+        self.step_s = step_s  # coarser for long stories
         self.policy = policy
         self.perf, self.slots, self.cost = perf, slots, cost
         self.create_s, self.start_s = create_s, start_s
@@ -192,17 +194,17 @@ class Story:
         return decision
 
     def _second(self) -> None:
-        self.now += 1.0
+        self.now += self.step_s
         self._machines_move()
         was_waiting = self.waiting > 0
         if self.rate > 0:
-            self._arrive(self.rate)
+            self._arrive(self.rate * self.step_s)
         self._serve()
         if not self.silent:
             for machine in list(self.machines.values()):
                 self._beat(machine)
             self._report()
-        if round(self.now - T0) % 2 == 0 or (self.waiting > 0 and not was_waiting):
+        if round(self.now - T0) % 2 == 0 or self.step_s > 1 or (self.waiting > 0 and not was_waiting):
             self.decide()
 
     def _arrive(self, units: float) -> None:
@@ -223,7 +225,7 @@ class Story:
             self.waiting, self.waiting_since = 0.0, None
         for machine in self.machines.values():
             if self._serves(machine):
-                done = min(machine.backlog, self._perf(machine))
+                done = min(machine.backlog, self._perf(machine) * self.step_s)
                 machine.backlog -= done
                 machine.served += done
 

@@ -270,9 +270,9 @@ def test_while_frozen_deaf_or_warming_nothing_is_decided():
         story.telemetry(telemetry)
         story.silent = True
         acts = len(story.acts())
-        story.until(1800)
+        story.until(1200)
         assert story.ready == before
         assert len(story.acts()) == acts
         story.silent = False
-        story.telemetry(Telemetry.LIVE).until(1900)
+        story.telemetry(Telemetry.LIVE).until(1300)
         assert story.ready == before, "and afterwards all goes on"

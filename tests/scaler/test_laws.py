@@ -1,0 +1,238 @@
+"""What holds for every state, found by searching for the contrary."""
+
+import msgspec
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from scaler import decide, memory, observations, replay, state, victims
+from scaler.types import Drain, EndpointState, Liveness, Policy, RouterFact, Telemetry, WorkerFact
+from schemas.ids import WorkerId
+from schemas.reasons import Cause, Why
+from schemas.records import EndpointRecord, Failure, ScalingSettings
+from schemas.states import WorkerState
+from tests.scaler.story import EP, G1, G2, T0, Story, group
+
+NOW = T0 + 1000.0
+POLICY = Policy()
+SERVING = {WorkerState.READY, WorkerState.DRAINING}
+INSTANCE = {
+    WorkerState.PENDING: None,
+    WorkerState.CREATING: "creating",
+    WorkerState.STOPPED: "stopped",
+    WorkerState.STOPPING: "stopping",
+    WorkerState.DESTROYING: "destroying",
+}
+
+
+@st.composite
+def workers(draw) -> dict[WorkerId, WorkerFact]:
+    found = {}
+    for n in range(draw(st.integers(0, 8))):
+        wid = WorkerId(f"w{n}")
+        worker_state = draw(st.sampled_from([s for s in WorkerState if s not in (WorkerState.GONE, WorkerState.UPDATING)]))
+        begun = draw(st.floats(0, 900))
+        is_serving = worker_state in SERVING
+        found[wid] = WorkerFact(
+            worker_id=wid,
+            group_id=draw(st.sampled_from([G1, G2])),
+            revision=draw(st.sampled_from([1, 1, 1, 2])),
+            state=worker_state,
+            state_at=T0 + begun,
+            launched_at=T0 + begun,
+            ready_at=T0 + begun if is_serving else None,
+            from_cold=draw(st.booleans()),
+            instance_state=INSTANCE.get(worker_state, "running"),
+            provider="process",
+            usd_per_hour=draw(st.sampled_from([0.0, 0.5, 2.0])),
+            liveness=Liveness.ALIVE if is_serving else Liveness.UNHEARD,
+            beat_state=WorkerState.READY if is_serving else None,
+            beat_at=NOW - 0.5 if is_serving else None,
+            perf=draw(st.sampled_from([0.0, 50.0, 100.0])) if is_serving else 0.0,
+            slots=4,
+            inflight=draw(st.integers(0, 6)) if is_serving else 0,
+            queued=draw(st.integers(0, 6)) if is_serving else 0,
+            load_units=draw(st.floats(0, 500)) if is_serving else 0.0,
+            drain=Drain(since_at=T0 + begun, deadline_at=T0 + begun + 900, then="stop", why=Why.LOAD_DOWN, shown_at=T0 + begun)
+            if worker_state is WorkerState.DRAINING
+            else None,
+            failure=Failure(cause=Cause.MODEL_OOM, at=T0) if worker_state is WorkerState.ERROR else None,
+        )
+    return found
+
+
+@st.composite
+def endpoint_settings(draw) -> ScalingSettings:
+    most = draw(st.integers(0, 12))
+    return ScalingSettings(
+        min_load=draw(st.sampled_from([0.0, 0.0, 120.0, 500.0])),
+        target_util=draw(st.sampled_from([0.5, 0.9, 1.0])),
+        cold_mult=draw(st.sampled_from([None, None, 3.0])),
+        min_cold_load=draw(st.sampled_from([None, 300.0])),
+        cold_workers=draw(st.one_of(st.none(), st.integers(0, most))),
+        max_workers=most,
+        inactivity_timeout=draw(st.sampled_from([None, 0.0, 60.0, -1.0])),
+        target_queue_time=draw(st.sampled_from([0.0, 5.0])),
+    )
+
+
+@st.composite
+def states(draw) -> EndpointState:
+    record = EndpointRecord(
+        id=EP,
+        name="law",
+        settings=draw(endpoint_settings()),
+        groups=(group(G1, revision=draw(st.sampled_from([1, 2]))), group(G2, weight=draw(st.sampled_from([1.0, 0.0, 3.0])))),
+        created_at=T0,
+    )
+    here = state.initial(EP, T0)
+    here = state.apply(here, observations.EndpointSeen(at=T0, endpoint=record))
+    here = state.apply(here, observations.TelemetryJudged(at=T0, telemetry=Telemetry.LIVE))
+    for second in range(0, 1000, 50):
+        arrived = draw(st.sampled_from([0.0, 0.0, 500.0, 5000.0]))
+        here = _arrives(here, T0 + second, arrived)
+    waiting = draw(st.integers(0, 20))
+    router = RouterFact(boot="b", seen_at=NOW - 0.2, waiting=waiting, waiting_units=waiting * 50.0, oldest_wait_s=waiting * 0.7)
+    return msgspec.structs.replace(here, workers=draw(workers()), routers={"r": router}, at=NOW)
+
+
+def _arrives(here: EndpointState, at: float, units: float) -> EndpointState:
+    from scaler import window
+
+    demand = here.demand
+    demand = msgspec.structs.replace(
+        demand,
+        arrived_units=window.added(demand.arrived_units, at, units),
+        arrivals=window.added(demand.arrivals, at, units / 50),
+        present_peaks=window.raised(demand.present_peaks, at, units / 50),
+        last_activity_at=at if units else demand.last_activity_at,
+    )
+    return msgspec.structs.replace(here, demand=demand)
+
+
+def law(test):
+    return settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])(test)
+
+
+def after(here: EndpointState, decision) -> EndpointState:
+    return state.apply(here, observations.DecisionTaken(at=NOW, decision=decision), POLICY)
+
+
+@law
+@given(states())
+def test_never_outside_of_what_the_user_allows(here):
+    allowed = here.spec.settings
+    decision = decide.decide(here, POLICY, NOW)
+    assert 0 <= decision.hot_wanted <= allowed.max_workers
+    assert 0 <= decision.cold_wanted <= allowed.max_workers - decision.hot_wanted
+    exist = {w.worker_id for w in here.workers.values() if w.state not in (WorkerState.DESTROYING, WorkerState.GONE)}
+    ended = {a.worker_id for a in decision.actions if a.op == "destroy"}
+    bought = {a.worker_id for a in decision.actions if a.op == "create"}
+    assert len(bought) <= max(0, allowed.max_workers - len(exist - ended))
+
+
+@law
+@given(states(), st.floats(0, 20_000))
+def test_more_load_never_wants_fewer(here, more):
+    before = decide.decide(here, POLICY, NOW).hot_wanted
+    louder = _arrives(here, NOW, more)
+    assert decide.decide(louder, POLICY, NOW).hot_wanted >= before
+
+
+@law
+@given(states(), st.integers(1, 30))
+def test_more_waiting_never_wants_fewer(here, more):
+    before = decide.decide(here, POLICY, NOW).hot_wanted
+    router = here.routers["r"]
+    router = msgspec.structs.replace(router, waiting=router.waiting + more, waiting_units=router.waiting_units + 50 * more)
+    louder = msgspec.structs.replace(here, routers={"r": router})
+    assert decide.decide(louder, POLICY, NOW).hot_wanted >= before
+
+
+@law
+@given(states())
+def test_nobody_busy_goes_while_an_idle_one_stays(here):
+    decision = decide.decide(here, POLICY, NOW)
+    by_load = {a.worker_id for a in decision.actions if a.op == "drain" and a.why not in (Why.REVISION, Why.REPLACE)}
+    candidates = [w for w in here.workers.values() if w.state is WorkerState.READY and w.revision >= _revision(here, w)]
+    busy_gone = [w for w in candidates if w.worker_id in by_load and victims.is_busy(w)]
+    idle_kept = [w for w in candidates if w.worker_id not in by_load and not victims.is_busy(w)]
+    with_traffic = {g.id for g in here.spec.groups if g.weight > 0}
+    assert not (busy_gone and idle_kept) or not with_traffic
+
+
+def _revision(here, worker):
+    return next(g.revision for g in here.spec.groups if g.id == worker.group_id)
+
+
+@law
+@given(states(), st.sampled_from([Telemetry.FROZEN, Telemetry.DEAF, Telemetry.WARMING]))
+def test_without_data_nothing_happens(here, telemetry):
+    blind = msgspec.structs.replace(here, telemetry=telemetry)
+    decision = decide.decide(blind, POLICY, NOW)
+    assert decision.actions == ()
+    assert decision.why in (Why.NO_DATA, Why.FROZEN)
+
+
+@law
+@given(states())
+def test_what_was_decided_is_not_decided_again(here):
+    first = decide.decide(here, POLICY, NOW)
+    here = after(here, first)
+    again = decide.decide(here, POLICY, NOW)
+    repeated = {(a.op, a.worker_id) for a in first.actions} & {(a.op, a.worker_id) for a in again.actions}
+    assert repeated == set()
+    for _ in range(4):
+        last = decide.decide(here, POLICY, NOW)
+        here = after(here, last)
+    assert not [a for a in decide.decide(here, POLICY, NOW).actions if a.op in ("create", "start", "drain", "undrain")]
+    bought = [w for w in here.workers.values() if w.intent is not None and w.intent.op == "create"]
+    ids = [w.intent.command_id for w in here.workers.values() if w.intent is not None]
+    assert len(ids) == len(set(ids))
+    assert len(bought) <= here.spec.settings.max_workers
+
+
+@law
+@given(states())
+def test_equal_input_gives_an_equal_decision_after_any_journey(here):
+    decision = decide.decide(here, POLICY, NOW)
+    back = replay.unpack(replay.pack(here, POLICY, NOW))
+    assert decide.decide(back.state, back.policy, back.now) == decision
+    assert msgspec.json.encode(back.state) == msgspec.json.encode(here)
+
+
+@law
+@given(states())
+def test_a_memory_keeps_what_nobody_else_knows(here):
+    here = after(here, decide.decide(here, POLICY, NOW))
+    back = memory.load(memory.dump(here))
+    assert back.generation == here.generation
+    for worker in here.workers.values():
+        kept = back.workers.get(worker.worker_id)
+        if worker.intent is not None or worker.drain is not None:
+            assert kept is not None and (kept.intent, kept.drain) == (worker.intent, worker.drain)
+    assert len(memory.dump(here)) < memory.MAX_BYTES
+
+
+@law
+@given(states())
+def test_every_action_has_a_reason_and_every_decision_its_inputs(here):
+    decision = decide.decide(here, POLICY, NOW)
+    assert decision.sentence
+    assert decision.inputs
+    for action in decision.actions:
+        assert action.reason
+        assert (action.command_id is None) == (action.op in ("drain", "undrain"))
+        if action.op != "create":
+            assert action.worker_id in here.workers
+
+
+@settings(max_examples=6, deadline=None)
+@given(rate=st.floats(5, 900), cost=st.sampled_from([10.0, 50.0]), util=st.sampled_from([0.7, 0.9, 1.0]))
+def test_constant_load_never_flaps_in_a_day(rate, cost, util):
+    story = Story(create_s=60, start_s=20, target_util=util, max_workers=30, cost=cost, step_s=20.0, inactivity_timeout=600)
+    story.asks(rate).until(7200)
+    settled = story.decisions[-1].hot_wanted
+    story.until(86_400)
+    late = [d for d in story.decisions if d.at > T0 + 7200]
+    assert {d.hot_wanted for d in late} == {settled}
+    assert [a.op for d in late for a in d.actions if a.op != "destroy"] == []
