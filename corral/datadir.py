@@ -29,7 +29,6 @@ class DataDir:
         self.root = root
         self.run_json = root / "run.json"
         self.lock = root / "lock"
-        self.ports = root / "ports.json"
         self.installation = root / "installation"
         self.admin_key = root / "admin.key"
         self.logs = root / "logs"

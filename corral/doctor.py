@@ -229,7 +229,10 @@ async def nats(patient: Patient) -> Finding:
         )
     if not greeting.startswith(b"INFO "):
         return Finding(
-            check="NATS", level="bad", said=f"{running.nats_url} is no NATS server", fix="remove ports.json in the data directory"
+            check="NATS",
+            level="bad",
+            said=f"{running.nats_url} is no NATS server",
+            fix=f"stop what listens there, or delete {patient.data.nats / 'ports.json'}",
         )
     return Finding(check="NATS", level="ok", said=f"{running.nats_url} greets")
 

@@ -36,10 +36,13 @@ def embedded(data: DataDir, line: Mapping[str, Any]) -> Bus:
 
 
 def existing(url: str, creds: Path | None) -> Bus:
-    """A server that somebody else runs. Raises StartError that names the file that is missing."""
-    parts = urlsplit(url)
-    if parts.scheme not in {"nats", "tls", "ws", "wss"} or not parts.hostname:
-        raise StartError(f"not an address of a NATS server: {url!r}", "it looks like nats://127.0.0.1:4222")
+    """A server, or several with commas between them, that somebody else runs. Raises StartError that names the file that is
+    missing.
+    """
+    for one in url.split(","):
+        parts = urlsplit(one.strip())
+        if parts.scheme not in {"nats", "tls", "ws", "wss"} or not parts.hostname:
+            raise StartError(f"not an address of a NATS server: {one!r}", "it looks like nats://127.0.0.1:4222")
     if creds is None:
         raise StartError(
             "--nats needs --creds", f"a folder with {', '.join(f'{name}.creds' for name in _CREDS)}, worker.seed and cp.public"

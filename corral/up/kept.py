@@ -1,4 +1,4 @@
-"""What a data directory remembers between starts: the admin key, the installation's name, its ports."""
+"""What a data directory remembers between starts: the admin key and the installation's name."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ import os
 import secrets
 from collections.abc import Callable
 from pathlib import Path
-
-import msgspec
 
 from corral.datadir import DataDir
 from corral.errors import StartError
@@ -40,17 +38,6 @@ def installation(data: DataDir) -> str:
 def digest(api_key: str) -> str:
     """What of a key may be known to the router: SHA-256 in hex."""
     return hashlib.sha256(api_key.encode()).hexdigest()
-
-
-def remembered_ports(data: DataDir) -> dict[str, int]:
-    try:
-        return msgspec.json.decode(data.ports.read_bytes(), type=dict[str, int])
-    except (OSError, msgspec.DecodeError):
-        return {}  # the first start, or a damaged file: ports are chosen again
-
-
-def remember_ports(data: DataDir, ports: dict[str, int]) -> None:
-    write_private(data.ports, msgspec.json.encode(ports).decode())
 
 
 def _remembered(path: Path, make: Callable[[], str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from types import TracebackType
 from typing import Any, Self
@@ -38,20 +39,26 @@ class Progress:
         if self._status is not None:
             self._status.update(escape(what))
         elif not (self._json or self._quiet):
-            self._console.print(f"[dim]{time.monotonic() - self._began:6.1f} s[/]  {escape(what)}", soft_wrap=True)
+            self._print(f"[dim]{time.monotonic() - self._began:6.1f} s[/]  {escape(what)}")
 
     def say(self, what: str) -> None:
         if not (self._json or self._quiet):
-            self._console.print(what, soft_wrap=True)
+            self._print(what)
 
     def loud(self, what: str, **facts: Any) -> None:
         """Something an operator must not miss; said even when quiet."""
         if self._json:
             self.fact("warning", message=what, **facts)
         else:
-            self._console.print(f"[bold red]![/] {escape(what)}", soft_wrap=True)
+            self._print(f"[bold red]![/] {escape(what)}")
 
     def fact(self, event: str, **facts: Any) -> None:
         """One JSON line on stdout, only with --json."""
         if self._json:
-            print(msgspec.json.encode({"event": event, **facts}).decode(), flush=True)
+            with contextlib.suppress(OSError):
+                print(msgspec.json.encode({"event": event, **facts}).decode(), flush=True)
+
+    def _print(self, what: str) -> None:
+        # A terminal that was closed, a pipe whose reader is gone: no reason to stop serving.
+        with contextlib.suppress(OSError, SystemExit):  # rich turns a broken pipe into the second
+            self._console.print(what, soft_wrap=True)

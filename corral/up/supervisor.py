@@ -11,13 +11,15 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 import aiohttp
 import msgspec
 
+from corral import __version__
 from corral.datadir import DataDir, RunInfo
 from corral.errors import StartError
 
@@ -31,6 +33,7 @@ from .progress import Progress
 T = TypeVar("T")
 
 READY_DEADLINE_S = 60.0
+NATS_PORT = 4222
 _POLL_S = 0.05
 
 
@@ -101,10 +104,11 @@ class Supervisor:
             url=plan.url,
             nats_url=bus.url,
             pids={},
-            ports={"router": port, "nats": int(bus.url.rpartition(":")[2])},
+            ports={"router": port, "nats": urlsplit(bus.url.partition(",")[0]).port or NATS_PORT},
             started_at=self._started_at,
             data_dir=str(self._data.root),
             admin_key_file=str(self._data.admin_key),
+            version=__version__,
         )
         self._progress.step("router, scaler and provisioner")
         await self._until(self._answers(f"{plan.url}/readyz"))
@@ -239,9 +243,11 @@ class Supervisor:
 
 
 @contextlib.contextmanager
-def _signals(handler: Any) -> Any:
+def _signals(handler: Callable[[], None]) -> Iterator[None]:
     loop = asyncio.get_running_loop()
-    watched = (signal.SIGTERM, signal.SIGINT)
+    watched = [signal.SIGTERM, signal.SIGINT]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup means it
+        watched.append(signal.SIGHUP)  # the terminal was closed
     for number in watched:
         loop.add_signal_handler(number, handler)
     try:

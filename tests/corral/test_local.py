@@ -214,6 +214,27 @@ async def test_a_program_that_is_not_there(tmp_path):
     told.log.close()
 
 
+# --- what it says --------------------------------------------------------------------------------------------------
+
+
+def test_a_reader_that_is_gone_stops_nobody():
+    import subprocess
+
+    code = (
+        "import sys, time\nfrom corral.up.progress import Progress\n"
+        "plain, lines = Progress(), Progress(as_json=True)\n"
+        "sys.stdin.readline()\n"
+        "for _ in range(3):\n    plain.loud('x'); plain.say('y'); lines.fact('z')\n"
+        "sys.stderr.write('still here')\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    process.stdout.close()
+    _, said = process.communicate("go\n", timeout=30)
+    assert "still here" in said
+
+
 # --- what the rooms are told ---------------------------------------------------------------------------------------
 
 
