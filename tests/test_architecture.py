@@ -31,7 +31,20 @@ KEPT_TO = {
     "pynvml": {"provisioner", "pyworker/gpu.py"},
 }
 #: What a decision must not touch: clocks, chance, the network, the disk, the log.
-IMPURE = {"asyncio", "aiohttp", "nats", "os", "random", "socket", "structlog", "time", "threading", "subprocess", "secrets", "logging"}
+IMPURE = {
+    "asyncio",
+    "aiohttp",
+    "nats",
+    "os",
+    "random",
+    "socket",
+    "structlog",
+    "time",
+    "threading",
+    "subprocess",
+    "secrets",
+    "logging",
+}
 PURE = [
     "schemas",
     "router/view.py",
@@ -140,11 +153,24 @@ def test_there_is_no_drawer_for_everything():
 
 def test_the_project_speaks_of_itself_alone():
     """No path of one machine, no registry's host, no left-over marks in what is shipped."""
-    words = ["/wo" + "rk/", "pypi" + ".org", "files.python" + "hosted", "registry.npm" + "js", "TO" + "DO", "FIX" + "ME", "XX" + "X:"]
+    words = [
+        "/wo" + "rk/",
+        "pypi" + ".org",
+        "files.python" + "hosted",
+        "registry.npm" + "js",
+        "TO" + "DO",
+        "FIX" + "ME",
+        "XX" + "X:",
+    ]
     kinds = {".py", ".md", ".toml", ".yaml", ".yml", ".conf", ".txt", ".json", ".sh", ""}
     skip = {".git", ".venv", ".mypy_cache", ".ruff_cache", ".pytest_cache", ".hypothesis", "node_modules", "dist", "build"}
     for path in ROOT.rglob("*"):
-        if path.is_file() and path.suffix in kinds and not skip & set(path.relative_to(ROOT).parts) and "egg-info" not in str(path):
+        if (
+            path.is_file()
+            and path.suffix in kinds
+            and not skip & set(path.relative_to(ROOT).parts)
+            and "egg-info" not in str(path)
+        ):
             text = path.read_text(errors="replace")
             for word in words:
                 assert word not in text, f"{path.relative_to(ROOT)} contains {word!r}"

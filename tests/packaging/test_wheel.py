@@ -18,7 +18,10 @@ HOSTILE = 'raise RuntimeError("a stranger\'s module was imported instead of ours
 def wheel(tmp_path_factory):
     out = tmp_path_factory.mktemp("dist")
     subprocess.run(
-        [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", out, ROOT], check=True, capture_output=True, timeout=120
+        [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", out, ROOT],
+        check=True,
+        capture_output=True,
+        timeout=120,
     )
     (built,) = out.glob("*.whl")
     return built
@@ -84,13 +87,24 @@ def test_a_library_is_imported_beside_hostile_names(installed, hostile, statemen
 
 def test_a_users_own_modules_stay_theirs(installed, tmp_path):
     (tmp_path / "schemas.py").write_text("MINE = 1\n")
-    done = run(installed, tmp_path, "-c", "import corral, pyworker, schemas; assert schemas.MINE == 1; import sys; assert 'router' not in sys.modules")
+    done = run(
+        installed,
+        tmp_path,
+        "-c",
+        "import corral, pyworker, schemas; assert schemas.MINE == 1; import sys; assert 'router' not in sys.modules",
+    )
     assert done.returncode == 0, done.stderr
 
 
 def test_the_command_line_answers_from_the_wheel(installed, hostile):
     done = subprocess.run(
-        [installed / "bin" / "corral", "version"], cwd=hostile, capture_output=True, text=True, timeout=60, check=False, env={"PATH": os.environ["PATH"], "HOME": str(hostile)}
+        [installed / "bin" / "corral", "version"],
+        cwd=hostile,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env={"PATH": os.environ["PATH"], "HOME": str(hostile)},
     )
     assert done.returncode == 0, done.stderr
     assert "0.1.0" in done.stdout
