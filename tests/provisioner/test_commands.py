@@ -10,11 +10,13 @@ from schemas import codec, commands, events, subjects
 from schemas.ids import EndpointId, WorkerId
 from schemas.reasons import Cause
 from schemas.records import Failure, Template
+from tests.provisioner.desk import eventually
+from tests.provisioner.scripted import ScriptedProvider
 
 TEMPLATE = Template(name="tiny")
 
 
-async def test_a_command_sent_many_times_creates_one_worker(desk, serving, scripted, eventually):
+async def test_a_command_sent_many_times_creates_one_worker(desk, serving, scripted):
     await serving(scripted)
     create = desk.create(TEMPLATE)
     # Other message ids: what a new leader says after the server forgot the ids of acknowledged messages.
@@ -25,7 +27,7 @@ async def test_a_command_sent_many_times_creates_one_worker(desk, serving, scrip
     assert len([event for event in desk.events if event.id == f"evt:{create.command_id}"]) == 1
 
 
-async def test_a_command_that_comes_after_its_deadline_is_refused(desk, serving, scripted, eventually):
+async def test_a_command_that_comes_after_its_deadline_is_refused(desk, serving, scripted):
     await serving(scripted)
     create = desk.create(TEMPLATE, deadline_at=time.time() - 1)
     await desk.send(create)
@@ -69,7 +71,7 @@ async def test_an_unknown_worker_is_not_started(desk, serving, scripted):
         assert "not known" in refused.reason
 
 
-async def test_poison_becomes_a_dead_letter(desk, serving, scripted, eventually):
+async def test_poison_becomes_a_dead_letter(desk, serving, scripted):
     await serving(scripted)
     good = desk.create(TEMPLATE)
     elsewhere = subjects.command("create", EndpointId(desk.endpoint_id + 1))
@@ -95,7 +97,7 @@ async def test_poison_becomes_a_dead_letter(desk, serving, scripted, eventually)
     await desk.do(good)  # and the queue still moves
 
 
-async def test_a_transient_failure_is_tried_again(desk, serving, scripted, eventually):
+async def test_a_transient_failure_is_tried_again(desk, serving, scripted):
     scripted.script["create"] = [Transient(Cause.RENT_FAILED, "busy"), Transient(Cause.RENT_FAILED, "busy", retry_after_s=0.2)]
     await serving(scripted)
     create = desk.create(TEMPLATE)
@@ -105,7 +107,7 @@ async def test_a_transient_failure_is_tried_again(desk, serving, scripted, event
     assert not desk.letters
 
 
-async def test_patience_ends_in_a_dead_letter_with_the_last_cause(desk, serving, scripted, eventually):
+async def test_patience_ends_in_a_dead_letter_with_the_last_cause(desk, serving, scripted):
     scripted.script["create"] = [Transient(Cause.IMAGE_PULL, "registry is away") for _ in range(9)]
     await serving(scripted, patience=Patience(max_deliveries=3, first_delay_s=0.02))
     create = desk.create(TEMPLATE)
@@ -131,7 +133,7 @@ async def test_a_retry_that_would_be_too_late_is_not_waited_for(desk, serving, s
     assert "rate limit" in dead.failure.message
 
 
-async def test_a_permanent_failure_is_buried_at_once(desk, serving, scripted, eventually):
+async def test_a_permanent_failure_is_buried_at_once(desk, serving, scripted):
     scripted.script["create"] = [Permanent(Cause.PRICE_CAP, "all offers cost more")]
     await serving(scripted)
     create = desk.create(TEMPLATE)
@@ -166,7 +168,7 @@ async def test_a_worker_destroyed_before_it_was_created_never_comes(desk, servin
     assert not scripted.count("create", create.worker_id)
 
 
-async def test_a_pending_create_is_called_off_by_a_destroy(desk, serving, scripted, eventually):
+async def test_a_pending_create_is_called_off_by_a_destroy(desk, serving, scripted):
     """Demand falls while the provider is still refusing: the purchase must not come through later."""
     scripted.script["create"] = [Transient(Cause.RENT_FAILED, "busy", retry_after_s=1.0)]
     await serving(scripted)
@@ -193,7 +195,7 @@ async def test_an_older_stop_does_not_undo_a_newer_start(desk, serving, scripted
     assert scripted.machines[create.worker_id].state is MachineState.RUNNING
 
 
-async def test_commands_for_one_worker_are_carried_out_one_at_a_time(desk, serving, scripted, eventually):
+async def test_commands_for_one_worker_are_carried_out_one_at_a_time(desk, serving, scripted):
     await serving(scripted)
     create = desk.create(TEMPLATE)
     await desk.do(create)
@@ -210,7 +212,7 @@ async def test_commands_for_one_worker_are_carried_out_one_at_a_time(desk, servi
     await desk.event(events.WorkerStarted, command_id=start.command_id)
 
 
-async def test_a_slow_provider_keeps_its_message(desk, serving, scripted, eventually, monkeypatch):
+async def test_a_slow_provider_keeps_its_message(desk, serving, scripted, monkeypatch):
     monkeypatch.setattr("provisioner.service.WORKING_EVERY_S", 0.1)
     await serving(scripted)
     scripted.gate = asyncio.Event()
@@ -225,7 +227,7 @@ async def test_a_slow_provider_keeps_its_message(desk, serving, scripted, eventu
     assert scripted.calls == [("create", create.worker_id)]
 
 
-async def test_what_was_never_brought_to_an_end_is_moved_to_the_dead_letters(desk, serving, scripted, eventually):
+async def test_what_was_never_brought_to_an_end_is_moved_to_the_dead_letters(desk, serving, scripted):
     """Every delivery ends in a crash of its handler: the server stops delivering, and somebody must say so."""
     scripted.script["create"] = [RuntimeError("a bug") for _ in range(20)]
     await serving(scripted)
@@ -240,7 +242,7 @@ async def test_what_was_never_brought_to_an_end_is_moved_to_the_dead_letters(des
     assert (await desk.record(create.worker_id)).state == "failed"
 
 
-async def test_what_was_given_up_but_is_there_is_a_fact_and_no_dead_letter(desk, serving, scripted, eventually):
+async def test_what_was_given_up_but_is_there_is_a_fact_and_no_dead_letter(desk, serving, scripted):
     """The machine came into being in the last attempt, which died before it could say so."""
     create_really = scripted.create
 
@@ -264,7 +266,7 @@ async def test_what_was_given_up_but_is_there_is_a_fact_and_no_dead_letter(desk,
     assert not desk.letters and (await desk.record(create.worker_id)).state == "running"
 
 
-async def test_two_provisioners_share_the_work_without_doing_it_twice(desk, serving, scripted, eventually):
+async def test_two_provisioners_share_the_work_without_doing_it_twice(desk, serving, scripted):
     await serving(scripted, name="p1")
     await serving(scripted, name="p2")
     creates = [desk.create(TEMPLATE) for _ in range(20)]
@@ -278,7 +280,7 @@ async def test_two_provisioners_share_the_work_without_doing_it_twice(desk, serv
     assert len([e for e in desk.events if isinstance(e, events.WorkerCreated)]) == 20
 
 
-async def test_a_server_killed_in_the_midst_of_a_command_changes_nothing(desk, serving, scripted, eventually, own_nats_server):
+async def test_a_server_killed_in_the_midst_of_a_command_changes_nothing(desk, serving, scripted, own_nats_server):
     await serving(scripted, rhythm=Rhythm(every_s=0.2, abandoned_s=3600))
     scripted.gate = asyncio.Event()
     create = desk.create(TEMPLATE)
@@ -296,8 +298,8 @@ async def test_a_server_killed_in_the_midst_of_a_command_changes_nothing(desk, s
     assert not desk.letters and not [e for e in desk.events if isinstance(e, events.WorkerFailed | events.OrphanRemoved)]
 
 
-async def test_a_machine_without_a_record_is_destroyed_where_it_is(desk, serving, make_scripted):
-    near, far = make_scripted("process"), make_scripted("far")
+async def test_a_machine_without_a_record_is_destroyed_where_it_is(desk, serving):
+    near, far = ScriptedProvider("process"), ScriptedProvider("far")
     await serving(near, far, rhythm=Rhythm(every_s=3600, orphan_grace_s=3600))
     create = desk.create(TEMPLATE, provider="far")
     await desk.do(create)
@@ -306,7 +308,7 @@ async def test_a_machine_without_a_record_is_destroyed_where_it_is(desk, serving
     assert not far.machines and far.count("destroy", create.worker_id) == 1
 
 
-async def test_a_worker_that_ended_before_its_creation_was_written_has_failed(desk, serving, scripted, eventually):
+async def test_a_worker_that_ended_before_its_creation_was_written_has_failed(desk, serving, scripted):
     create_really = scripted.create
 
     async def create_and_exit(order):

@@ -10,15 +10,20 @@ import pytest
 
 from runtime import topology
 from schemas import commands, events
+from tests.provisioner.desk import eventually
+from tests.provisioner.processes import kill, processes_of, runs_of
 
 SCRIPT = Path(__file__).with_name("crashing_provisioner.py")
 ROOT = SCRIPT.parent.parent.parent
 
 
-@pytest.fixture(autouse=True)
-def many_deliveries(monkeypatch):
-    """More than the crashes of one test."""
+@pytest.fixture
+async def own_nats_server(bare_nats_server, monkeypatch):
+    """A server whose queue delivers more often than one test crashes."""
+    monkeypatch.setattr(topology, "COMMAND_BACKOFF_S", (0.5,) * 5)
     monkeypatch.setattr(topology, "COMMAND_MAX_DELIVERIES", 1000)
+    await bare_nats_server.make_topology()
+    return bare_nats_server
 
 
 @pytest.fixture
@@ -55,9 +60,7 @@ async def killed(process) -> None:
         assert await process.wait() == -9
 
 
-async def test_a_create_killed_at_every_point_yields_exactly_one_worker(
-    desk, provisioner_process, template, state_dir, eventually, runs_of, processes_of
-):
+async def test_a_create_killed_at_every_point_yields_exactly_one_worker(desk, provisioner_process, template, state_dir):
     """Each provisioner takes up what the last one left, gets one step further, and is killed there."""
     create = desk.create(template())
     await desk.send(create)
@@ -98,9 +101,7 @@ async def test_a_create_killed_at_every_point_yields_exactly_one_worker(
         (commands.DestroyWorker, events.WorkerDestroyed, ("after the destroying record", "before the removal")),
     ],
 )
-async def test_an_end_killed_at_every_point_is_ended(
-    kind, fact, points, desk, provisioner_process, template, state_dir, eventually, processes_of
-):
+async def test_an_end_killed_at_every_point_is_ended(kind, fact, points, desk, provisioner_process, template, state_dir):
     create = desk.create(template())
     first = await provisioner_process(points[0])
     await desk.do(create)
@@ -121,9 +122,7 @@ async def test_an_end_killed_at_every_point_is_ended(
     assert not [e for e in desk.events if isinstance(e, events.WorkerFailed)]
 
 
-async def test_workers_outlive_a_killed_provisioner_and_are_found_again(
-    desk, provisioner_process, template, state_dir, eventually, processes_of
-):
+async def test_workers_outlive_a_killed_provisioner_and_are_found_again(desk, provisioner_process, template, state_dir):
     first = await provisioner_process()
     creates = [desk.create(template()) for _ in range(3)]
     for create in creates:
@@ -143,9 +142,7 @@ async def test_workers_outlive_a_killed_provisioner_and_are_found_again(
     assert {process.pid for process in processes_of(state_dir)} < before
 
 
-async def test_a_worker_that_ends_while_nobody_looks_is_noticed_later(
-    desk, provisioner_process, template, state_dir, eventually, processes_of, kill
-):
+async def test_a_worker_that_ends_while_nobody_looks_is_noticed_later(desk, provisioner_process, template, state_dir):
     first = await provisioner_process()
     create = desk.create(template("print('about to vanish', flush=True)"))
     await desk.do(create)

@@ -17,6 +17,7 @@ from schemas.reasons import Cause
 from schemas.records import Template
 from schemas.signals import ControlOrder, ControlReply, EnrollReply, EnrollRequest, WorkerBundle
 from schemas.states import WorkerState
+from tests.provisioner.desk import eventually
 
 
 @pytest.fixture
@@ -49,9 +50,7 @@ class Machine:
         return await self._bus.respond(subjects.control(self._worker_id), answer)
 
 
-async def test_an_enrolled_worker_gets_a_name_and_its_own_credentials(
-    desk, serving, bus, enroll, own_nats_server, tmp_path, eventually
-):
+async def test_an_enrolled_worker_gets_a_name_and_its_own_credentials(desk, serving, bus, enroll, own_nats_server, tmp_path):
     await desk.want()
     now = time.time()
     await serving(
@@ -117,7 +116,7 @@ async def test_nonsense_is_answered_too(desk, serving, bus):
         assert not codec.decode(await desk.answer(subjects.ENROLL, body), EnrollReply).ok
 
 
-async def test_stop_drains_start_undrains_destroy_forgets(desk, serving, bus, enroll, eventually):
+async def test_stop_drains_start_undrains_destroy_forgets(desk, serving, bus, enroll):
     await desk.want()
     await serving(ExternalProvider(bus), bus=bus)
     worker_id = (await enroll()).worker_id
@@ -145,7 +144,7 @@ async def test_a_machine_that_does_not_answer_is_asked_again_and_then_given_up(d
     await desk.do(desk.command(commands.DestroyWorker, worker_id=worker_id))  # forgetting needs no answer
 
 
-async def test_a_machine_that_refuses_is_asked_again(desk, serving, bus, enroll, eventually):
+async def test_a_machine_that_refuses_is_asked_again(desk, serving, bus, enroll):
     await desk.want()
     await serving(ExternalProvider(bus), bus=bus)
     worker_id = (await enroll()).worker_id
@@ -166,7 +165,7 @@ async def test_external_machines_are_not_created(desk, serving, bus):
     assert dead.failure.cause is Cause.NO_OFFER
 
 
-async def test_reconciliation_leaves_enrolled_machines_alone(desk, serving, bus, enroll, eventually):
+async def test_reconciliation_leaves_enrolled_machines_alone(desk, serving, bus, enroll):
     await desk.want()
     external = ExternalProvider(bus)
     await serving(external, bus=bus, rhythm=Rhythm(every_s=0.05, orphan_grace_s=0))

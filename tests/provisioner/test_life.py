@@ -3,9 +3,11 @@
 import psutil
 
 from schemas import commands, events
+from tests.provisioner.desk import eventually
+from tests.provisioner.processes import runs_of
 
 
-async def test_create_stop_start_reboot_destroy(desk, serving, template, state_dir, eventually, runs_of):
+async def test_create_stop_start_reboot_destroy(desk, serving, template, state_dir):
     await serving()
     create = desk.create(template())
     directory = state_dir / "workers" / create.worker_id

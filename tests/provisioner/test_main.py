@@ -15,6 +15,8 @@ from runtime.errors import SettingsError
 from runtime.jwt import claims
 from schemas import codec, commands, events
 from schemas.signals import WorkerBundle
+from tests.provisioner.desk import eventually
+from tests.provisioner.processes import processes_of, runs_of
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -67,7 +69,7 @@ async def run(own_nats_server, state_dir, tmp_path):
         await process.wait()
 
 
-async def test_workers_go_on_when_the_provisioner_is_stopped(desk, run, template, state_dir, eventually, processes_of, runs_of):
+async def test_workers_go_on_when_the_provisioner_is_stopped(desk, run, template, state_dir):
     first = await run()
     create = desk.create(template())
     await desk.do(create)
@@ -96,7 +98,7 @@ async def test_workers_go_on_when_the_provisioner_is_stopped(desk, run, template
     assert {json.loads(line)["room"] for line in said.splitlines()} == {"provisioner"}
 
 
-async def test_on_request_its_end_is_a_cold_night_for_all_workers(desk, run, template, state_dir, eventually, processes_of):
+async def test_on_request_its_end_is_a_cold_night_for_all_workers(desk, run, template, state_dir):
     first = await run(PROVISIONER_STOP_WORKERS_ON_EXIT="true")
     creates = [desk.create(template()) for _ in range(2)]
     for create in creates:
@@ -113,7 +115,7 @@ async def test_on_request_its_end_is_a_cold_night_for_all_workers(desk, run, tem
     assert (await desk.record(creates[0].worker_id)).starts == 2
 
 
-async def test_stop_workers_stops_what_a_killed_provisioner_left(desk, run, template, state_dir, eventually, processes_of):
+async def test_stop_workers_stops_what_a_killed_provisioner_left(desk, run, template, state_dir):
     first = await run()
     create = desk.create(template())
     await desk.do(create)

@@ -27,15 +27,17 @@ from schemas.ids import WorkerId, worker_number
 from schemas.reasons import Cause
 from schemas.records import Template
 from schemas.signals import WorkerBundle
+from tests.provisioner.desk import eventually, make_command
+from tests.provisioner.processes import kill, processes_of, runs_of
 
 
 @pytest.fixture
-def order(make_command):
+def order():
     return lambda template, **more: order_of(make_command(CreateWorker, 42, template=template, endpoint_name="tiny", **more))
 
 
 @pytest.fixture
-def up(state_dir, eventually):
+def up(state_dir):
     """Waits until a worker says that it is up; returns its pid."""
 
     async def wait(machine) -> int:
@@ -67,9 +69,7 @@ async def watching():
 # --- what a worker is told -----------------------------------------------------------------------------------------
 
 
-async def test_a_worker_sees_vasts_environment_and_ours_and_none_of_our_secrets(
-    make_provider, order, template, up, state_dir, runs_of
-):
+async def test_a_worker_sees_vasts_environment_and_ours_and_none_of_our_secrets(make_provider, order, template, up, state_dir):
     parent = {
         "PATH": os.environ["PATH"],
         "HOME": "/home/somebody",
@@ -132,7 +132,7 @@ async def test_a_worker_leads_a_session_of_its_own_and_inherits_no_files(make_pr
     assert held == {"0": "null", "1": "worker.log", "2": "worker.log"}
 
 
-async def test_create_again_finds_the_first(make_provider, order, template, up, processes_of, state_dir):
+async def test_create_again_finds_the_first(make_provider, order, template, up, state_dir):
     provider, wanted = make_provider(), order(template())
     first = await provider.create(wanted)
     await up(first)
@@ -143,9 +143,7 @@ async def test_create_again_finds_the_first(make_provider, order, template, up, 
 # --- stop and destroy ----------------------------------------------------------------------------------------------
 
 
-async def test_a_worker_that_ignores_sigterm_is_killed_with_all_it_started(
-    make_provider, order, template, up, state_dir, processes_of, eventually
-):
+async def test_a_worker_that_ignores_sigterm_is_killed_with_all_it_started(make_provider, order, template, up, state_dir):
     stubborn = (
         "import subprocess; signal.signal(signal.SIGTERM, signal.SIG_IGN);"
         "subprocess.Popen([sys.executable, '-S', '-c', 'import time, signal; signal.signal(15, signal.SIG_IGN); time.sleep(99)']);"
@@ -162,9 +160,7 @@ async def test_a_worker_that_ignores_sigterm_is_killed_with_all_it_started(
     await eventually(lambda: not processes_of(state_dir))
 
 
-async def test_what_a_dead_worker_left_behind_is_ended_too(
-    make_provider, order, template, watching, state_dir, processes_of, eventually
-):
+async def test_what_a_dead_worker_left_behind_is_ended_too(make_provider, order, template, watching, state_dir):
     provider = make_provider()
     told = await watching(provider)
     leaves_a_child = "import subprocess; subprocess.Popen(['sleep', '99']); sys.exit(3)"
@@ -173,7 +169,7 @@ async def test_what_a_dead_worker_left_behind_is_ended_too(
     await eventually(lambda: not processes_of(state_dir))
 
 
-async def test_stop_keeps_the_disk_and_start_finds_it(make_provider, order, template, up, state_dir, runs_of):
+async def test_stop_keeps_the_disk_and_start_finds_it(make_provider, order, template, up, state_dir):
     provider = make_provider()
     machine = await provider.create(order(template()))
     first = await up(machine)
@@ -189,7 +185,7 @@ async def test_stop_keeps_the_disk_and_start_finds_it(make_provider, order, temp
     assert again.starts == 2 and again.mtoken_sha256 == machine.mtoken_sha256
 
 
-async def test_destroy_leaves_nothing_and_is_harmless_again(make_provider, order, template, up, state_dir, processes_of):
+async def test_destroy_leaves_nothing_and_is_harmless_again(make_provider, order, template, up, state_dir):
     provider = make_provider()
     machine = await provider.create(order(template("print('last words', flush=True)")))
     await up(machine)
@@ -203,7 +199,7 @@ async def test_destroy_leaves_nothing_and_is_harmless_again(make_provider, order
         assert refused.value.cause == Cause.HOST_LOST
 
 
-async def test_stop_all_stops_all_at_once(make_provider, order, template, up, processes_of, state_dir):
+async def test_stop_all_stops_all_at_once(make_provider, order, template, up, state_dir):
     provider = make_provider()
     for _ in range(3):
         await up(await provider.create(order(template())))
@@ -215,7 +211,7 @@ async def test_stop_all_stops_all_at_once(make_provider, order, template, up, pr
 # --- a pid is not a name -------------------------------------------------------------------------------------------
 
 
-async def test_a_recycled_pid_is_not_mistaken_for_the_worker(make_provider, order, template, up, state_dir, kill, eventually):
+async def test_a_recycled_pid_is_not_mistaken_for_the_worker(make_provider, order, template, up, state_dir):
     provider = make_provider()
     machine = await provider.create(order(template()))
     kill(await up(machine))
@@ -245,7 +241,7 @@ def test_birth_tells_processes_apart():
 
 
 @pytest.mark.parametrize("without", ["pidfd", "proc"])
-async def test_the_end_of_a_process_is_seen_on_other_systems_too(without, monkeypatch, eventually):
+async def test_the_end_of_a_process_is_seen_on_other_systems_too(without, monkeypatch):
     if without == "pidfd":
         monkeypatch.delattr(os, "pidfd_open")
     else:
@@ -275,7 +271,7 @@ async def test_the_end_of_a_process_is_seen_on_other_systems_too(without, monkey
         ("sys.exit(137)", Cause.MODEL_OOM, "SIGKILL"),
     ],
 )
-async def test_an_end_is_noticed_at_once_with_its_cause(code, cause, words, make_provider, order, template, watching, eventually):
+async def test_an_end_is_noticed_at_once_with_its_cause(code, cause, words, make_provider, order, template, watching):
     provider = make_provider()
     told = await watching(provider)
     machine = await provider.create(order(template(code)))
@@ -286,7 +282,7 @@ async def test_an_end_is_noticed_at_once_with_its_cause(code, cause, words, make
     assert "hello from" in after.failure.log_tail
 
 
-async def test_an_end_by_a_signal_is_noticed_and_named(make_provider, order, template, up, watching, kill, eventually):
+async def test_an_end_by_a_signal_is_noticed_and_named(make_provider, order, template, up, watching):
     provider = make_provider()
     told = await watching(provider)
     machine = await provider.create(order(template()))
@@ -308,9 +304,7 @@ async def test_a_command_that_does_not_exist_leaves_nothing_behind(make_provider
     assert not list((state_dir / "workers").iterdir())
 
 
-async def test_the_tail_is_of_the_latest_start_only_and_the_log_is_bounded(
-    make_provider, order, template, up, state_dir, eventually
-):
+async def test_the_tail_is_of_the_latest_start_only_and_the_log_is_bounded(make_provider, order, template, up, state_dir):
     talks = "import itertools; runs = sum(1 for _ in open(here / 'runs.jsonl')); print('run', runs, flush=True)"
     provider = make_provider(log_limit_bytes=2000)
     machine = await provider.create(order(template(talks)))
@@ -350,9 +344,7 @@ async def test_a_start_takes_other_ports_when_its_own_are_taken_meanwhile(make_p
         assert again.url != machine.url
 
 
-async def test_a_port_conflict_is_mended_once_and_then_named(
-    make_provider, order, template, watching, state_dir, runs_of, eventually
-):
+async def test_a_port_conflict_is_mended_once_and_then_named(make_provider, order, template, watching, state_dir):
     """Somebody takes the port between our look and the worker's bind."""
     provider = make_provider()
     told = await watching(provider)
@@ -372,7 +364,7 @@ async def test_a_port_conflict_is_mended_once_and_then_named(
     assert len({run["env"]["WORKER_PORT"] for run in runs_of(state_dir / "workers" / never.worker_id)}) == 2
 
 
-async def test_a_relaunch_that_its_launcher_did_not_survive_is_found(make_provider, order, template, up, state_dir, processes_of):
+async def test_a_relaunch_that_its_launcher_did_not_survive_is_found(make_provider, order, template, up, state_dir):
     """Killed after the launch on other ports and before the pid was written: nobody asked for it, so nobody asks again."""
     provider = make_provider()
     machine = await provider.create(order(template()))
@@ -389,9 +381,7 @@ async def test_a_relaunch_that_its_launcher_did_not_survive_is_found(make_provid
     assert lost.state is MachineState.EXITED and lost.failure.cause is Cause.START_CRASH
 
 
-async def test_a_disk_that_cannot_be_written_is_tried_again_later(
-    make_provider, order, template, monkeypatch, processes_of, state_dir
-):
+async def test_a_disk_that_cannot_be_written_is_tried_again_later(make_provider, order, template, monkeypatch, state_dir):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -433,7 +423,7 @@ async def test_no_more_workers_than_allowed_run_at_once(make_provider, order, te
     assert (await provider.describe(second.worker_id)).state is MachineState.RUNNING
 
 
-async def test_a_gpu_belongs_to_one_hot_worker(make_provider, order, template, up, state_dir, runs_of):
+async def test_a_gpu_belongs_to_one_hot_worker(make_provider, order, template, up, state_dir):
     gpus = (Gpu(0, "H100", 80.0), Gpu(1, "H100", 80.0), Gpu(2, "L4", 24.0))
     provider = make_provider(gpus_here=lambda: gpus)
 
@@ -490,9 +480,7 @@ def test_one_provisioner_per_directory(state_dir):
         pass
 
 
-async def test_a_damaged_file_is_set_aside_and_its_process_ended(
-    make_provider, order, template, up, state_dir, processes_of, eventually
-):
+async def test_a_damaged_file_is_set_aside_and_its_process_ended(make_provider, order, template, up, state_dir):
     provider = make_provider()
     broken, sound = await provider.create(order(template())), await provider.create(order(template()))
     await up(broken)
@@ -508,7 +496,7 @@ def test_no_worker_id_leads_out_of_the_directory(state_dir, name):
         Folder(state_dir).of(WorkerId(name))
 
 
-async def test_credentials_are_renewed_before_they_expire(make_provider, order, template, watching, state_dir, eventually):
+async def test_credentials_are_renewed_before_they_expire(make_provider, order, template, watching, state_dir):
     clock = [1_000_000.0]
     provider = make_provider(now=lambda: clock[0])
     machine = await provider.create(order(template()))

@@ -10,6 +10,8 @@ from schemas import codec, commands, events, subjects
 from schemas.ids import CommandId, GroupId, WorkerId
 from schemas.reasons import Cause
 from schemas.records import Failure, InstanceRecord, Template
+from tests.provisioner.desk import eventually, make_command
+from tests.provisioner.processes import kill, processes_of
 
 TEMPLATE = Template(name="tiny")
 
@@ -27,7 +29,7 @@ def machine_of(desk, name="w77", **more) -> Machine:
     return Machine(**(fields | more))
 
 
-async def rounds(scripted, eventually, count=2):
+async def rounds(scripted, count=2):
     """Wait until that many more rounds of reconciliation were begun."""
     seen = scripted.listed
     await eventually(lambda: scripted.listed >= seen + count)
@@ -46,7 +48,7 @@ def scripted(scripted):
     return scripted
 
 
-async def test_a_machine_nobody_knows_is_removed(desk, serving, scripted, eventually):
+async def test_a_machine_nobody_knows_is_removed(desk, serving, scripted):
     scripted.machines["w77"] = machine_of(desk)
     await serving(scripted)
     removed = await desk.event(events.OrphanRemoved, worker_id="w77")
@@ -54,26 +56,26 @@ async def test_a_machine_nobody_knows_is_removed(desk, serving, scripted, eventu
     assert not scripted.machines
 
 
-async def test_an_orphan_is_given_time(desk, serving, scripted, eventually):
+async def test_an_orphan_is_given_time(desk, serving, scripted):
     scripted.machines["w77"] = machine_of(desk)
     await serving(scripted, rhythm=Rhythm(every_s=0.05, orphan_grace_s=3600))
-    await rounds(scripted, eventually, 4)
+    await rounds(scripted, 4)
     assert "w77" in scripted.machines
 
 
-async def test_a_machine_of_a_living_group_is_adopted_when_its_record_was_lost(desk, serving, scripted, eventually):
+async def test_a_machine_of_a_living_group_is_adopted_when_its_record_was_lost(desk, serving, scripted):
     await desk.want()
     scripted.machines["w77"] = machine_of(desk, url="http://127.0.0.1:1", mtoken_sha256="ab")
     await serving(scripted)
     await desk.event(events.WorkerAdopted, worker_id="w77")
     record = await desk.record("w77", "running")
     assert (record.url, record.mtoken_sha256, record.template) == ("http://127.0.0.1:1", "ab", TEMPLATE)
-    await rounds(scripted, eventually)
+    await rounds(scripted)
     assert len([event for event in desk.events if isinstance(event, events.WorkerAdopted)]) == 1
     await desk.do(desk.command(commands.StopWorker, worker_id="w77"))
 
 
-async def test_a_lost_machine_is_noted_once(desk, serving, scripted, eventually):
+async def test_a_lost_machine_is_noted_once(desk, serving, scripted):
     await serving(scripted)
     create = desk.create(TEMPLATE)
     await desk.do(create)
@@ -81,21 +83,21 @@ async def test_a_lost_machine_is_noted_once(desk, serving, scripted, eventually)
     failed = await desk.event(events.WorkerFailed, worker_id=create.worker_id)
     assert failed.failure.cause == Cause.HOST_LOST
     assert (await desk.record(create.worker_id, "failed")).failure.cause == Cause.HOST_LOST
-    await rounds(scripted, eventually)
+    await rounds(scripted)
     assert len([event for event in desk.events if isinstance(event, events.WorkerFailed)]) == 1
 
 
-async def test_a_silent_provider_loses_nothing(desk, serving, scripted, eventually):
+async def test_a_silent_provider_loses_nothing(desk, serving, scripted):
     await serving(scripted, rhythm=Rhythm(every_s=0.05, orphan_grace_s=0))
     create = desk.create(TEMPLATE)
     await desk.do(create)
     scripted.script["inventory"] = [Transient(Cause.RENT_FAILED, "503")]
     machine = scripted.machines.pop(create.worker_id)
-    await rounds(scripted, eventually, 4)
+    await rounds(scripted, 4)
     assert (await desk.record(create.worker_id)).state == "running"
     scripted.machines[create.worker_id] = machine
     scripted.script.clear()
-    await rounds(scripted, eventually)
+    await rounds(scripted)
     assert not [event for event in desk.events if isinstance(event, events.WorkerFailed | events.WorkerAdopted)]
 
 
@@ -145,14 +147,14 @@ async def test_a_machine_that_outlived_its_destruction_is_removed(desk, serving,
     assert (await desk.record(create.worker_id)).state == "gone"
 
 
-async def test_what_a_command_is_busy_with_is_left_alone(desk, serving, scripted, eventually):
+async def test_what_a_command_is_busy_with_is_left_alone(desk, serving, scripted):
     await serving(scripted, rhythm=Rhythm(every_s=0.05, orphan_grace_s=0))
     scripted.gate = asyncio.Event()
     create = desk.create(TEMPLATE)
     await desk.send(create)
     await eventually(lambda: scripted.count("create", create.worker_id))
     scripted.machines[create.worker_id] = machine_of(desk, create.worker_id, command_id=create.command_id)
-    await rounds(scripted, eventually, 4)
+    await rounds(scripted, 4)
     assert create.worker_id in scripted.machines and not desk.events
     scripted.gate.set()
     await desk.event(events.WorkerCreated, command_id=create.command_id)
@@ -179,17 +181,17 @@ async def test_a_claim_whose_message_is_gone_is_settled_at_the_start(desk, servi
     assert scripted.calls == [("create", create.worker_id)]
 
 
-async def test_a_claim_of_another_living_provisioner_is_left_to_it(desk, serving, scripted, eventually):
+async def test_a_claim_of_another_living_provisioner_is_left_to_it(desk, serving, scripted):
     create = desk.create(TEMPLATE)
     await serving(scripted, rhythm=Rhythm(every_s=0.05, abandoned_s=3600, claims_every_s=0))
     intent = {"command_id": create.command_id, "op": "create", "worker_id": create.worker_id, "status": "claimed"}
     intent |= {"owner": "other", "at": 1e12, "body": codec.encode(create).decode()}
     await desk.bus.bucket(subjects.BUCKET_IDEM).put(subjects.intent_key(create.command_id), codec.encode(intent))
-    await rounds(scripted, eventually, 4)
+    await rounds(scripted, 4)
     assert not scripted.calls
 
 
-async def test_an_unreadable_claim_is_closed(desk, serving, scripted, eventually):
+async def test_an_unreadable_claim_is_closed(desk, serving, scripted):
     intent = {"command_id": "e1.g1.s1", "op": "create", "worker_id": "w1", "status": "claimed", "owner": "provisioner"}
     await desk.bus.bucket(subjects.BUCKET_IDEM).put("e1-g1-s1", codec.encode(intent))
     await serving(scripted)
@@ -200,20 +202,18 @@ async def test_an_unreadable_claim_is_closed(desk, serving, scripted, eventually
     await eventually(closed)
 
 
-async def test_records_of_other_providers_are_not_ours_to_judge(desk, serving, scripted, eventually):
+async def test_records_of_other_providers_are_not_ours_to_judge(desk, serving, scripted):
     record = InstanceRecord(
         worker_id=WorkerId("w5"), endpoint_id=desk.endpoint_id, group_id=GroupId(1), provider="vast", state="running"
     )
     key = subjects.worker_key(desk.endpoint_id, record.worker_id)
     await desk.bus.bucket(subjects.BUCKET_INSTANCES).put(key, codec.encode(record))
     await serving(scripted)
-    await rounds(scripted, eventually)
+    await rounds(scripted)
     assert await desk.record("w5") == record
 
 
-async def test_a_worker_process_that_dies_is_a_failed_worker_at_once(
-    desk, serving, template, state_dir, eventually, kill, make_provider
-):
+async def test_a_worker_process_that_dies_is_a_failed_worker_at_once(desk, serving, template, state_dir, make_provider):
     """The watcher tells; the next regular round would come much later."""
     await serving(make_provider(), rhythm=Rhythm(every_s=3600))
     create = desk.create(template("print('bang', flush=True)"))
@@ -226,7 +226,7 @@ async def test_a_worker_process_that_dies_is_a_failed_worker_at_once(
     assert "bang" in failed.failure.log_tail and len(failed.failure.log_tail.encode()) <= 4096
 
 
-async def test_an_orphaned_process_is_ended(desk, serving, template, make_provider, make_command, processes_of, state_dir):
+async def test_an_orphaned_process_is_ended(desk, serving, template, make_provider, state_dir):
     from provisioner.hand import order_of
 
     stray = make_command(commands.CreateWorker, desk.endpoint_id, template=template())
