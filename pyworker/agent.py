@@ -15,12 +15,12 @@ from collections.abc import AsyncIterator, Callable, Mapping
 
 import structlog
 
-from . import admit, benchmark, gpu, settings
+from . import admit, benchmark, gpu, report, settings
 from .backend import Backend
-from .benchmark import Benchmark, BenchmarkFailed, ModelAbsent
+from .benchmark import Benchmark
 from .call import Budget
 from .config import WorkerConfig
-from .errors import ModelFailed, PortTaken, SettingsError
+from .errors import PortTaken, SettingsError
 from .forward import ModelClient
 from .keys import KeyRing
 from .lifecycle import IllegalMove, Life
@@ -33,6 +33,7 @@ from .routes import Routes
 from .serve import Serving
 from .server import Server, tls_context
 from .settings import WorkerSettings
+from .tend import Tender
 from .verify import Verifier
 from .version import VERSION
 from .wire import reasons, records, signals, states
@@ -42,8 +43,6 @@ log = structlog.get_logger()
 GPU_READ_S = 2.0
 CLOSE_S = 1.0  #: for the last bytes of answers that are done
 LAST_WORD_S = 3.0  #: how long a worker that cannot start tries to say why
-#: Pauses before a model that came back is tried again.
-_RETRY_S = (1.0, 60.0)
 #: Secrets of the worker that are none of the model's business.
 _NOT_FOR_THE_MODEL = ("CORRAL_WORKER_TOKEN", "CORRAL_WORKER_BUNDLE", "PYWORKER_TLS_KEY", "MASTER_TOKEN")
 
@@ -77,9 +76,6 @@ class Agent:
         self._drain_timeout_s = config.drain_timeout_s
         self._bundle = own.bundle
         self._port = 0
-        self._perf = 0.0
-        self._model_load_s: float | None = None
-        self._bench_s: float | None = None
         self._gpus = gpu.open_gpus(environ)
         self._gpu_readings: tuple[signals.GpuReading, ...] = ()
         self._tls: ssl.SSLContext | None = None
@@ -112,7 +108,7 @@ class Agent:
             budget=Budget(each=own.max_body_bytes, together=own.max_buffered_bytes),
             model=self._model,
             life=lambda: self._life,
-            perf=lambda: self._perf,
+            perf=lambda: self._tender.measured.perf,
             on_trouble=self._look_at_model,
             monotonic=monotonic,
         )
@@ -134,11 +130,20 @@ class Agent:
             in_flight=lambda: self.load.inflight,
             served=lambda: self.load.requests_total > 0,
         )
-        self._benchmark = Benchmark(
+        self._tender = Tender(
             config,
-            self._model,
-            key=benchmark.cache_key(config, gpus=self._gpus.names(), revision=own.bundle.revision, version=VERSION),
-            cache=own.state_dir / "benchmark.json",
+            self._backend,
+            Benchmark(
+                config,
+                self._model,
+                key=benchmark.cache_key(config, gpus=self._gpus.names(), revision=own.bundle.revision, version=VERSION),
+                cache=own.state_dir / "benchmark.json",
+                now=now,
+                monotonic=monotonic,
+            ),
+            keys_ready=self.keys.wait_ready,
+            life=lambda: self._life,
+            set_life=self._set,
             now=now,
             monotonic=monotonic,
         )
@@ -208,7 +213,7 @@ class Agent:
     async def _background(self, group: asyncio.TaskGroup) -> AsyncIterator[None]:
         tasks = [
             group.create_task(self.keys.run(), name="keys"),
-            group.create_task(self._tend_model(), name="model"),
+            group.create_task(self._tender.run(), name="model"),
             group.create_task(self._read_gpus(), name="gpus"),
         ]
         try:
@@ -231,60 +236,6 @@ class Agent:
             log.warning("drain_cut_short", inflight=self.load.open)
 
     # --- the model ---------------------------------------------------------------------------------------------------
-
-    async def _tend_model(self) -> None:
-        pause_s = _RETRY_S[0]
-        try:
-            await self._backend.start()
-        except ModelFailed as failed:
-            self._set(self._life.to(_W.MODEL_LOADING, self._now()).fail(failed.failure, self._now()))
-            return
-        while True:
-            try:
-                await self._bring_up()
-                pause_s = _RETRY_S[0]
-                await self._stay_up()
-            except ModelFailed as failed:
-                log.warning("model_failed", cause=failed.failure.cause, message=failed.failure.message)
-                self._set(self._life.fail(failed.failure, self._now()))
-            if not self._backend.can_come_back:
-                return  # whoever rented the machine decides what follows
-            await asyncio.sleep(pause_s)
-            pause_s = min(pause_s * 2, _RETRY_S[1])
-            await self._backend.wait_back()
-
-    async def _bring_up(self) -> None:
-        """From nothing to ready. Raises ModelFailed."""
-        self._set(self._life.to(_W.MODEL_LOADING, self._now()))
-        while True:
-            if self._config.needs_model():
-                await self._backend.wait_loaded()
-            if self._model_load_s is None:
-                self._model_load_s = self._monotonic() - self._born
-            self._set(self._life.to(_W.BENCHMARKING, self._now()))
-            try:
-                result = await self._benchmark.run()
-                break
-            except ModelAbsent:
-                self._set(self._life.to(_W.MODEL_LOADING, self._now()))
-                await asyncio.sleep(0.2)
-            except BenchmarkFailed as error:
-                raise ModelFailed(self._failure(reasons.Cause.BENCH_FAILED, str(error), reasons.Phase.BENCH)) from error
-        self._perf, self._bench_s = result.perf, result.seconds
-        await self.keys.wait_ready()
-        self._set(self._life.to(_W.READY, self._now()))
-        log.info(
-            "worker_ready",
-            perf=round(result.perf, 3),
-            bench_s=round(result.seconds, 3),
-            kept=result.kept,
-            model_load_s=self._model_load_s,
-        )
-
-    async def _stay_up(self) -> None:
-        if self._config.needs_model():
-            await self._backend.watch()
-        await asyncio.Event().wait()
 
     def _look_at_model(self) -> None:
         self._backend.look_now()
@@ -345,38 +296,19 @@ class Agent:
         return self._heartbeat(self._seq)
 
     def _heartbeat(self, seq: int) -> signals.Heartbeat:
-        load, tick = self.load, self._monotonic()
-        return signals.Heartbeat(
-            worker_id=self._bundle.worker_id,
-            endpoint_id=self._bundle.endpoint_id,
-            group_id=self._bundle.group_id,
+        return report.heartbeat(
+            self._bundle,
+            self._config,
+            self._life,
+            self.load,
+            self._tender.measured,
             boot=self._boot,
             seq=seq,
-            sent_at=self._now(),
-            state=self._life.state,
-            revision=self._bundle.revision,
             url=self.url,
-            perf=self._perf,
-            slots=_slots(self._config),
-            load=load.units,
-            inflight=load.inflight,
-            queued=load.queued,
-            oldest_queued_s=load.oldest_queued_s(tick),
-            requests_total=load.requests_total,
-            served_total=load.served_total,
-            failed_total=load.failed_total,
-            cancelled_total=load.cancelled_total,
-            rejected_total=load.rejected_total,
-            unauthorized_total=load.unauthorized_total,
-            served_units_total=load.served_units_total,
-            busy_s_total=load.busy_s(tick),
-            model_load_s=self._model_load_s,
-            bench_s=self._bench_s,
-            failure=self._life.failure,
-            draining=self._life.draining,
+            now=self._now(),
+            tick=self._monotonic(),
             last_ticket_exp_at=self._verifier.last_ticket_exp_at,
             gpus=self._gpu_readings,
-            version=VERSION,
             tls_fingerprint=self._fingerprint,
             started_at=self._started_at,
         )
@@ -389,15 +321,6 @@ class Agent:
 
     def _failure(self, cause: reasons.Cause, message: str, phase: reasons.Phase) -> records.Failure:
         return records.Failure(cause=cause, message=message, phase=phase, at=self._now())
-
-
-def _slots(config: WorkerConfig) -> int:
-    """What the control plane plans with, where the user set no limit: the concurrency that perf was measured at."""
-    if not any(handler.allow_parallel_requests for handler in config.handlers):
-        return 1
-    measured = config.benchmarked()
-    bench = measured.benchmark_config if measured is not None else None
-    return config.slots or (bench.concurrency if bench is not None else 1)
 
 
 def _base_url(config: WorkerConfig, port: int | None) -> str:

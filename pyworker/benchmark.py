@@ -110,9 +110,7 @@ class Benchmark:
     async def _measure(self, handler: HandlerConfig) -> float:
         bench = handler.benchmark_config
         assert bench is not None
-        concurrency = max(1, bench.concurrency) if handler.allow_parallel_requests else 1
-        if self._config.slots is not None:
-            concurrency = min(concurrency, self._config.slots)
+        concurrency = self._config.measured_at_once()
         if bench.do_warmup:
             await self._round(handler, 1, bench.timeout_s)
         rounds = [await self._round(handler, concurrency, bench.timeout_s) for _ in range(bench.runs)]

@@ -139,7 +139,9 @@ def headers_for_model(request: web.BaseRequest, request_id: str, *, enveloped: b
     named = request.headers.get("Connection")
     if named:
         dropped |= {name.strip().lower() for name in named.split(",")}
-    passed = CIMultiDict((name, value) for name, value in request.headers.items() if name.lower() not in dropped)
+    passed = CIMultiDict(
+        (name, value) for name, value in request.headers.items() if name.lower() not in dropped and _clean(value)
+    )
     if enveloped:
         passed["Content-Type"] = "application/json"
     elif "Content-Length" in request.headers:
@@ -158,9 +160,14 @@ def headers_for_client(upstream: CIMultiDictProxy[str], more: dict[str, str]) ->
     named = upstream.get("Connection")
     if named:
         dropped |= {name.strip().lower() for name in named.split(",")}
-    passed = CIMultiDict((name, value) for name, value in upstream.items() if name.lower() not in dropped)
+    passed = CIMultiDict((name, value) for name, value in upstream.items() if name.lower() not in dropped and _clean(value))
     passed.update(more)
     return passed
+
+
+def _clean(value: str) -> bool:
+    """Bytes that are no UTF-8 came in as surrogates and cannot be sent on; such a header is left out."""
+    return value.isascii() or value.isprintable()
 
 
 _HOP_BY_HOP = NOT_PASSED_ON - {"host", "authorization", "expect", "content-length"}

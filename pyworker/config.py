@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import msgspec
@@ -42,7 +43,7 @@ class BenchmarkConfig(msgspec.Struct, frozen=True):
     dataset: Sequence[Payload] | None = None  #: payloads, picked at random
     generator: Callable[[], Payload] | None = None
     runs: int = 8  #: rounds; perf is their mean
-    concurrency: int = 10  #: requests at once in each round; 1 where the handler is serial; at most `slots`
+    concurrency: int | None = 10  #: requests at once in each round (None: 10); 1 where the handler is serial; at most `slots`
     do_warmup: bool = True  #: one request before the first round, not measured
     # ours
     timeout_s: float = 120.0  #: for one round
@@ -60,16 +61,17 @@ class HandlerConfig(msgspec.Struct, frozen=True):
     """One route of the model that clients may call."""
 
     route: str  #: exact path, or a prefix that ends in "*" ("/*" forwards everything)
+    healthcheck: str | None = None  #: used when the worker has no model_healthcheck_url
     allow_parallel_requests: bool = False  #: False: one at a time, first come first served, over all such handlers
     max_queue_time: float | None = 30.0  #: s of expected wait above which a request is refused (429); None: never
     benchmark_config: BenchmarkConfig | None = None  #: exactly one handler has it
+    handler_class: Any = None  #: not supported; use the callables below
+    payload_class: Any = None  #: not supported; use request_parser
     request_parser: Callable[[Payload], Payload] | None = None  #: changes the payload; Vast envelope only
     response_generator: Callable[..., Awaitable[Any]] | None = None  #: async (request, model_response) -> aiohttp response
     workload_calculator: Callable[[Payload], float] | None = None  #: cost in work units; else the ticket's cost counts
-    payload_class: Any = None  #: not supported; use request_parser
-    handler_class: Any = None  #: not supported; use the callables above
+    is_remote_dispatch: bool = False  #: without meaning, as in Vast's
     remote_function: Callable[..., Awaitable[Any]] | None = None  #: async (**payload), run here instead of a model call
-    healthcheck: str | None = None  #: used when the worker has no model_healthcheck_url
     # ours
     timeouts: Timeouts | None = None  #: instead of the worker's
 
@@ -80,10 +82,13 @@ class WorkerConfig(msgspec.Struct, frozen=True):
     model_server_url: str | None = None  #: "http://127.0.0.1"
     model_server_port: int | None = None  #: None: MODEL_PORT of the environment, or a free one for `model_command`
     model_log_file: str | None = None
+    benchmark_data: Sequence[Payload] = ()  #: without meaning, as in Vast's; see BenchmarkConfig
     handlers: Sequence[HandlerConfig] = ()
     model_healthcheck_url: str | None = None  #: path on the model server, or a whole URL; 200 means loaded
+    benchmark_route: str | None = None  #: without meaning, as in Vast's
     log_action_config: LogActionConfig = LogActionConfig()
     max_sessions: int | None = 10  #: accepted for compatibility: this version serves no sessions
+    lifecycle: AbstractAsyncContextManager[Any] | None = None  #: entered before the benchmark, left at the end
     # ours
     model_command: Sequence[str] = ()  #: argv; started, watched and ended by the worker. "{MODEL_PORT}" is filled in
     model_env: dict[str, str] = {}
@@ -96,6 +101,15 @@ class WorkerConfig(msgspec.Struct, frozen=True):
     timeouts: Timeouts = Timeouts()
     health_interval_s: float = 2.0
     drain_timeout_s: float = 600.0  #: how long in-flight requests may go on after SIGTERM
+
+    def measured_at_once(self) -> int:
+        """Requests at once in the benchmark."""
+        handler = self.benchmarked()
+        bench = handler.benchmark_config if handler is not None else None
+        if handler is None or bench is None or not handler.allow_parallel_requests:
+            return 1
+        wanted = max(1, bench.concurrency or 10)
+        return wanted if self.slots is None else min(wanted, self.slots)
 
     def benchmarked(self) -> HandlerConfig | None:
         return next((h for h in self.handlers if h.benchmark_config is not None), None)

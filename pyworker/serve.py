@@ -7,7 +7,6 @@ before the ticket is found good. A ticket is spent when its request is taken in;
 from __future__ import annotations
 
 import asyncio
-import math
 import re
 from collections.abc import AsyncIterator, Callable
 
@@ -18,9 +17,8 @@ from aiohttp import web
 from aiohttp.web_protocol import RequestPayloadError
 from multidict import CIMultiDict
 
-from . import admit, call, replies
+from . import admit, call, replies, usercode
 from .config import HandlerConfig, Payload, Timeouts, WorkerConfig
-from .errors import JsonDataException
 from .forward import ClientLeft, ModelClient, ModelTrouble, Relay, Upload, UploadBroken, cut, is_short, read_whole
 from .keys import KeyRing
 from .lifecycle import Life
@@ -158,7 +156,7 @@ class Serving:
                 raise Refused(503, refusal.code, refusal.message, retry=True, retry_after_s=refusal.retry_after_s)
             if raw is None and handler.remote_function is not None:
                 raw = msgspec.Raw(await self._read_envelope(request))
-            body, payload, units = _prepare(handler, raw, claims)
+            body, payload, units = usercode.prepare(handler, raw, claims)
             now = self._monotonic()
             job = Job(units, admit.PARALLEL if handler.allow_parallel_requests else admit.SERIAL, now)
             verdict = self._gate.offer(job, max_queue_time_s=handler.max_queue_time, perf=self._perf(), now=now)
@@ -264,7 +262,7 @@ class Serving:
             assert relay is not None
             return relay.out, Outcome.CANCELLED
         except Exception as error:  # noqa: BLE001 -- user code may raise anything; its text may quote a payload, so only the place is logged
-            log.warning("request_crashed", request_id=order.request_id, error=type(error).__name__, where=_where(error))
+            log.warning("request_crashed", request_id=order.request_id, error=type(error).__name__, where=usercode.where(error))
             return self._problem(order, 500, _Code.INTERNAL, "The worker's own code failed on this request."), Outcome.FAILED
         finally:
             if upstream is not None:
@@ -311,57 +309,6 @@ class Serving:
         assert order.job.started_at is not None
         waited_ms = round((order.job.started_at - order.job.accepted_at) * 1000)
         return {"X-Worker-Id": self._worker_id, "X-Request-Id": order.request_id, "X-Queue-Time-Ms": str(waited_ms)}
-
-
-def _prepare(
-    handler: HandlerConfig, raw: msgspec.Raw | None, claims: ticket.TicketClaims
-) -> tuple[memoryview | None, Payload | None, float]:
-    """Run the user's parser and calculator. (body for the model, payload, units). Raises Refused."""
-    units = claims.cost if math.isfinite(claims.cost) and claims.cost >= 0 else 0.0
-    if raw is None:
-        return None, None, units
-    body = memoryview(raw)
-    if handler.request_parser is None and handler.workload_calculator is None and handler.remote_function is None:
-        return body, None, units
-    try:
-        payload = msgspec.json.decode(body)
-    except msgspec.DecodeError as error:
-        raise Refused(422, _Code.BAD_JSON, "The payload is not valid JSON.") from error
-    if not isinstance(payload, dict):
-        raise Refused(422, _Code.BAD_FIELD, "The payload must be a JSON object.")
-    if handler.request_parser is not None:
-        try:
-            payload = handler.request_parser(payload)
-        except JsonDataException as error:
-            raise Refused(
-                422, _Code.BAD_FIELD, f"The payload was refused: {msgspec.json.encode(error.message).decode()}"
-            ) from error
-        except Exception as error:
-            log.warning("request_parser_crashed", route=handler.route, error=type(error).__name__, where=_where(error))
-            raise Refused(500, _Code.INTERNAL, "The worker's own request_parser failed on this payload.") from error
-        body = memoryview(msgspec.json.encode(payload))
-    if handler.workload_calculator is not None:
-        units = _calculate(handler, payload, units)
-    return body, payload, units
-
-
-def _calculate(handler: HandlerConfig, payload: Payload, otherwise: float) -> float:
-    """The user's cost of a payload; the ticket's cost where that is no cost."""
-    assert handler.workload_calculator is not None
-    try:
-        units = float(handler.workload_calculator(payload))
-    except Exception as error:  # noqa: BLE001 -- user code
-        log.warning("workload_calculator_crashed", route=handler.route, error=type(error).__name__, where=_where(error))
-        return otherwise
-    return units if math.isfinite(units) and 0 <= units <= http.MAX_COST else otherwise
-
-
-def _where(error: BaseException) -> str:
-    """File and line of the innermost frame. The message of an exception may quote what a client sent, so it is not logged."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    return f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}" if trace is not None else ""
 
 
 def _join(path: str, query: str) -> str:

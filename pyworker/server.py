@@ -25,6 +25,7 @@ from .wire import http, ids, states
 
 log = structlog.get_logger()
 
+MAX_CONNECTIONS = 4096
 MAX_HEADERS = 100
 MAX_HEADER_BYTES = 16 * 1024
 READ_BYTES = 64 * 1024
@@ -79,7 +80,7 @@ class Server:
         )
         loop = asyncio.get_running_loop()
         try:
-            self._listener = await loop.create_server(self._http, host, port, ssl=self._tls, backlog=1024)
+            self._listener = await loop.create_server(self._protocol, host, port, ssl=self._tls, backlog=1024)
         except OSError as error:
             if error.errno != errno.EADDRINUSE:
                 raise
@@ -97,10 +98,17 @@ class Server:
             self._http.pre_shutdown()  # idle connections end now
             await self._http.shutdown(max(grace_s, 0.01))  # aiohttp takes 0 for "for ever"
 
+    def _protocol(self) -> asyncio.Protocol:
+        """For one new connection."""
+        assert self._http is not None
+        return self._http() if len(self._http.connections) < MAX_CONNECTIONS else _Full()
+
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         path, _, query = request.raw_path.partition("?")
         if path in PROBE_PATHS and request.method in ("GET", "HEAD"):
             return self._probe(path)
+        if not request.raw_path.isascii():
+            return replies.problem(400, http.ErrorCode.BAD_FIELD, "The path is not percent-encoded.", worker_id=self._worker_id)
         handler = self._routes.match(path)
         if handler is None:
             return replies.problem(
@@ -121,6 +129,15 @@ class Server:
         return web.Response(
             status=status, body=None if status == 204 else msgspec.json.encode(body), content_type="application/json"
         )
+
+
+class _Full(asyncio.Protocol):
+    """One connection too many: says so and hangs up, without waiting for a request."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        transport.write(b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+        transport.close()
 
 
 def tls_context(cert: Path, key: Path) -> tuple[ssl.SSLContext, str]:

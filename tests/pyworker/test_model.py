@@ -356,7 +356,7 @@ async def test_the_clock_runs_to_the_last_byte_and_the_mean_counts(start_worker,
     model.on("/bench", slow_body)
     worker = await start_worker(benchmarked(model))
     fast, slow = 20 / 0.1, 20 / 0.3
-    assert (fast + 2 * slow) / 3 * 0.5 < worker.agent._perf <= (fast + 2 * slow) / 3
+    assert (fast + 2 * slow) / 3 * 0.5 < worker.agent._tender.measured.perf <= (fast + 2 * slow) / 3
 
 
 async def test_only_200s_count(start_worker, model):
@@ -368,7 +368,7 @@ async def test_only_200s_count(start_worker, model):
 
     model.on("/bench", half)
     worker = await start_worker(benchmarked(model))
-    assert worker.agent._perf <= 10 / 0.1
+    assert worker.agent._tender.measured.perf <= 10 / 0.1
 
 
 async def test_a_benchmark_without_a_good_answer_fails_the_worker(start_worker, model):
@@ -382,7 +382,7 @@ async def test_a_result_is_kept_until_something_it_depends_on_changes(start_work
     async def run(config, **changes):
         before = len(model.seen)
         worker = await start_worker(config, made=bundle(router.url, **changes))
-        perf = worker.agent._perf
+        perf = worker.agent._tender.measured.perf
         worker.agent.leave()
         await asyncio.wait_for(worker.task, 5)
         return len(model.seen) - before, perf

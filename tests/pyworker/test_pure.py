@@ -3,6 +3,7 @@
 import base64
 import math
 
+import hypothesis
 import msgspec
 import pytest
 from hypothesis import given
@@ -212,6 +213,7 @@ class GateAndLoad(RuleBasedStateMachine):
 
 
 TestGateAndLoad = GateAndLoad.TestCase
+TestGateAndLoad.settings = hypothesis.settings(max_examples=40, stateful_step_count=40, deadline=None)
 
 
 def test_ending_a_job_twice_is_an_error():

@@ -24,7 +24,7 @@ async def worker(start_worker, monkeypatch):
     return running
 
 
-async def test_a_real_model_answers_streams_and_is_measured(worker, router, http, tmp_path):
+async def test_a_real_model_is_measured_answers_streams_and_is_freed(worker, router, http, tmp_path):
     beat = worker.agent._next_heartbeat()
     assert beat.slots == 4
     assert beat.perf > 1.0
@@ -56,8 +56,7 @@ async def test_a_real_model_answers_streams_and_is_measured(worker, router, http
     assert (await http.post(f"{worker.url}/v1/chat/completions", json=router.envelope(canary))).status == 200
     assert "zebra-canary" not in (tmp_path / "w1" / "model.log").read_text()
 
-
-async def test_leaving_a_real_answer_frees_the_model(worker, router, http):
+    # a client that leaves frees the model
     long = {"prompt": "Once upon a time", "max_tokens": 900, "stream": True, "temperature": 0.8}
     reply = await http.post(f"{worker.url}/v1/completions", json=router.envelope(long))
     await reply.content.readany()

@@ -1,0 +1,70 @@
+"""What a user's own functions say about a payload. They may raise and return anything; a client must not be able to tell, and a log must
+not hold what a client sent.
+"""
+
+from __future__ import annotations
+
+import math
+
+import msgspec
+import structlog
+
+from .config import HandlerConfig, Payload
+from .errors import JsonDataException
+from .verify import Refused
+from .wire import http, ticket
+
+log = structlog.get_logger()
+
+_Code = http.ErrorCode
+
+
+def prepare(
+    handler: HandlerConfig, raw: msgspec.Raw | None, claims: ticket.TicketClaims
+) -> tuple[memoryview | None, Payload | None, float]:
+    """Run the user's parser and calculator. (body for the model, payload, units). Raises Refused."""
+    units = claims.cost if math.isfinite(claims.cost) and claims.cost >= 0 else 0.0
+    if raw is None:
+        return None, None, units
+    body = memoryview(raw)
+    if handler.request_parser is None and handler.workload_calculator is None and handler.remote_function is None:
+        return body, None, units
+    try:
+        payload = msgspec.json.decode(body)
+    except msgspec.DecodeError as error:
+        raise Refused(422, _Code.BAD_JSON, "The payload is not valid JSON.") from error
+    if not isinstance(payload, dict):
+        raise Refused(422, _Code.BAD_FIELD, "The payload must be a JSON object.")
+    if handler.request_parser is not None:
+        try:
+            payload = handler.request_parser(payload)
+        except JsonDataException as error:
+            raise Refused(
+                422, _Code.BAD_FIELD, f"The payload was refused: {msgspec.json.encode(error.message).decode()}"
+            ) from error
+        except Exception as error:
+            log.warning("request_parser_crashed", route=handler.route, error=type(error).__name__, where=where(error))
+            raise Refused(500, _Code.INTERNAL, "The worker's own request_parser failed on this payload.") from error
+        body = memoryview(msgspec.json.encode(payload))
+    if handler.workload_calculator is not None:
+        units = _calculate(handler, payload, units)
+    return body, payload, units
+
+
+def _calculate(handler: HandlerConfig, payload: Payload, otherwise: float) -> float:
+    """The user's cost of a payload; the ticket's cost where that is no cost."""
+    assert handler.workload_calculator is not None
+    try:
+        units = float(handler.workload_calculator(payload))
+    except Exception as error:  # noqa: BLE001 -- user code
+        log.warning("workload_calculator_crashed", route=handler.route, error=type(error).__name__, where=where(error))
+        return otherwise
+    return units if math.isfinite(units) and 0 <= units <= http.MAX_COST else otherwise
+
+
+def where(error: BaseException) -> str:
+    """File and line of the innermost frame. The message of an exception may quote what a client sent, so it is not logged."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}" if trace is not None else ""
