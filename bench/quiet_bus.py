@@ -24,6 +24,17 @@ class QuietSubscription:
         """Nothing was started."""
 
 
+class QuietBucket:
+    async def all(self, prefix=""):
+        return []
+
+    async def put(self, key, data, *, ttl_s=None):
+        return 1
+
+    async def delete(self, key, *, revision=None):
+        """Nothing is kept."""
+
+
 class QuietBus:
     """`values`: bucket -> key -> bytes."""
 
@@ -41,7 +52,7 @@ class QuietBus:
         return QuietSubscription()
 
     def bucket(self, name):
-        return None
+        return QuietBucket()
 
     @contextlib.asynccontextmanager
     async def view(self, name, on_change=None):

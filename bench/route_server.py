@@ -81,6 +81,8 @@ async def route(directory: str, workers: int, *, beating: bool) -> None:
         running = [tasks.create_task(service.run()) for service in (listener, router)]
         beats = tasks.create_task(beat(router, records)) if beating else None
         await listener.listening.wait()
+        for record in records:  # else it goes on beside the measurement
+            router.vast.signature(record.url)
         await until_stdin_closes(listener.port)
         for task in running:
             task.cancel()

@@ -16,7 +16,7 @@ import structlog
 from runtime.bus import Bus, Message, View
 from schemas import codec, ids, subjects
 from schemas.records import ApiKeyRecord
-from schemas.signals import Reservation
+from schemas.signals import Reservations
 
 from .api_keys import KeyRing
 from .switchboard import Switchboard
@@ -33,7 +33,7 @@ SIGN_AT_ONCE = 4
 LOG_EVERY_S = 1.0
 
 _pulse = msgspec.json.Decoder(Pulse).decode
-_reservation = msgspec.json.Decoder(Reservation).decode
+_reservations = msgspec.json.Decoder(Reservations).decode
 _api_key = msgspec.json.Decoder(ApiKeyRecord).decode
 
 
@@ -65,7 +65,7 @@ class Feeds:
                 self._views.append(await stack.enter_async_context(bus.view(bucket, on_change)))
             for subject, on_message in (
                 (subjects.HEARTBEATS, self.heartbeat),
-                (subjects.RESERVATIONS, self.reservation),
+                (subjects.RESERVATIONS, self.reservations),
             ):
                 stack.push_async_callback((await bus.subscribe(subject, on_message)).stop)
             yield
@@ -140,14 +140,14 @@ class Feeds:
         self._prepare(pulse.url)
         self._board.pulse(pulse, self._monotonic())
 
-    def reservation(self, message: Message) -> None:
+    def reservations(self, message: Message) -> None:
         try:
             endpoint_id = ids.endpoint_from_token(subjects.endpoint_token_of(message.subject))
-            reservation = _reservation(message.data)
+            told = _reservations(message.data)
         except ValueError as error:
             self._cannot_read(message.subject, "", 0, error)
             return
-        self._board.reservation(endpoint_id, reservation, self._monotonic())
+        self._board.reservations(endpoint_id, told, self._monotonic())
 
     # --- signatures before they are needed ---
 

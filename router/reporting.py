@@ -19,7 +19,7 @@ from runtime.errors import BusError
 from schemas import events, subjects
 from schemas.ids import EndpointId, WorkerId, endpoint_from_token
 from schemas.records import DemandMark
-from schemas.signals import DemandReport, Reservation
+from schemas.signals import DemandReport, Promised, Reservations
 
 from .desk import Desk
 from .reservations import PROMISE_TTL_S
@@ -31,6 +31,8 @@ REPORT_EVERY_S = 1.0
 #: Reports go on for this long after the last change: a message may be lost.
 REPEAT_FOR_S = 5.0
 GOSSIP_EVERY_S = 0.1
+#: Keeps a message far below the broker's limit of 1 MB.
+WORKERS_PER_MESSAGE = 5000
 #: A mark outlives a crash by this much, and a live router refreshes it in time.
 MARK_TTL_S = 180
 MARK_REFRESH_S = 60.0
@@ -56,7 +58,7 @@ class Reporter:
         self._marked: dict[EndpointId, float] = {}
         self._inherited: dict[EndpointId, float] | None = None  #: endpoint -> when its old mark may go; None: not read yet
         self._to_mark = asyncio.Event()
-        self._tickets: dict[tuple[EndpointId, WorkerId], tuple[float, int]] = {}
+        self._tickets: dict[EndpointId, dict[WorkerId, list[float]]] = {}  #: [requests, units] since the last gossip
         self._has_tickets = asyncio.Event()
 
     # --- told by the route call ---
@@ -69,11 +71,15 @@ class Reporter:
 
     def ticket(self, endpoint_id: EndpointId, worker_id: WorkerId, units: float) -> None:
         """A promise was made."""
-        key = (endpoint_id, worker_id)
-        before = self._tickets.get(key)
-        self._tickets[key] = (units, 1) if before is None else (before[0] + units, before[1] + 1)
-        if len(self._tickets) == 1:
+        if not self._tickets:
             self._has_tickets.set()
+        workers = self._tickets.setdefault(endpoint_id, {})
+        told = workers.get(worker_id)
+        if told is None:
+            workers[worker_id] = [1, units]
+        else:
+            told[0] += 1
+            told[1] += units
 
     # --- to the scaler ---
 
@@ -168,8 +174,13 @@ class Reporter:
         """Marks of our life before: whoever waited then gets a moment to ask again before they go."""
         entries = await self._bus.bucket(subjects.BUCKET_DEMAND).all()
         due = self._monotonic() + RETURN_S
-        mine = (entry.key.split(".") for entry in entries)
-        self._inherited = {endpoint_from_token(key[0]): due for key in mine if key[-1] == self._bus.name}
+        self._inherited = {}
+        for token, _, router in (entry.key.partition(".") for entry in entries):
+            if router == self._bus.name:
+                try:
+                    self._inherited[endpoint_from_token(token)] = due
+                except ValueError:
+                    log.warning("unreadable_message", where=subjects.BUCKET_DEMAND, key=token)
 
     async def _mark_all(self) -> None:
         bucket = self._bus.bucket(subjects.BUCKET_DEMAND)
@@ -216,26 +227,21 @@ class Reporter:
         """Tell the other routers what this one promised, a few times a second. Lost messages are mended by the next
         heartbeat of the worker.
         """
-        reqnum = 0
         while True:
             await self._has_tickets.wait()
             await asyncio.sleep(GOSSIP_EVERY_S)
             self._has_tickets.clear()
             tickets, self._tickets = self._tickets, {}
-            for (endpoint_id, worker_id), (units, requests) in tickets.items():
-                reqnum += requests
-                if not self._bus.connected:
-                    break
-                reservation = Reservation(
-                    router=self._bus.name,
-                    worker_id=worker_id,
-                    units=units,
-                    reqnum=reqnum,
-                    ttl_s=PROMISE_TTL_S,
-                    requests=requests,
-                )
-                try:
-                    await self._bus.publish(subjects.reservation(endpoint_id, self._bus.name), msgspec.json.encode(reservation))
-                except BusError as error:
-                    log.info("promise_not_told", error=str(error))
-                    break
+            for endpoint_id, workers in tickets.items():
+                await self._tell_peers(endpoint_id, workers)
+
+    async def _tell_peers(self, endpoint_id: EndpointId, workers: dict[WorkerId, list[float]]) -> None:
+        everything = [(worker, Promised(int(requests), units)) for worker, (requests, units) in workers.items()]
+        subject = subjects.reservation(endpoint_id, self._bus.name)
+        try:
+            for n in range(0, len(everything), WORKERS_PER_MESSAGE):
+                part = dict(everything[n : n + WORKERS_PER_MESSAGE])
+                told = Reservations(router=self._bus.name, workers=part, ttl_s=PROMISE_TTL_S)
+                await self._bus.publish(subject, msgspec.json.encode(told))
+        except BusError as error:
+            log.info("promises_not_told", endpoint=endpoint_id, error=str(error))

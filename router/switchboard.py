@@ -11,7 +11,7 @@ from collections.abc import Callable
 from schemas.http import RouteRequest
 from schemas.ids import EndpointId, GroupId, WorkerId
 from schemas.records import EndpointRecord, WorkerRecord
-from schemas.signals import Reservation
+from schemas.signals import Reservations
 
 from . import complaints
 from .desk import Desk, Placement
@@ -83,11 +83,12 @@ class Switchboard:
         if desk is not None and desk.fleet.pulse(pulse, now) and desk.hold.present:
             desk.pump(now)
 
-    def reservation(self, endpoint_id: EndpointId, reservation: Reservation, now: float) -> None:
+    def reservations(self, endpoint_id: EndpointId, told: Reservations, now: float) -> None:
         """Another router gave out tickets."""
         desk = self.desks.get(endpoint_id)
-        if desk is not None and reservation.router != self.router:
-            desk.fleet.promised_by_peer(reservation.worker_id, max(1, reservation.requests), now)
+        if desk is not None and told.router != self.router:
+            for worker_id, promised in told.workers.items():
+                desk.fleet.promised_by_peer(worker_id, max(1, promised.requests), now)
 
     def halted(self, group_id: GroupId, *, halted: bool) -> None:
         """The scaler's breaker for this group opened or closed."""

@@ -31,7 +31,7 @@ FILES: dict[str, tuple[type, ...]] = {
     "signals.schema.json": (
         signals.Heartbeat,
         signals.DemandReport,
-        signals.Reservation,
+        signals.Reservations,
         signals.ControlOrder,
         signals.ControlReply,
         signals.EnrollRequest,
@@ -61,7 +61,7 @@ CHANNELS: dict[str, tuple[str, str, tuple[type, ...], str, str]] = {
     "reservations": (
         f"{subjects.ROOT}.rsv.{{endpoint}}.{{router}}",
         "Load promised by tickets and not yet reported.",
-        (signals.Reservation,),
+        (signals.Reservations,),
         "router",
         "core, at most once",
     ),

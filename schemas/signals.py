@@ -88,15 +88,21 @@ class DemandReport(msgspec.Struct, frozen=True, kw_only=True):
     last_arrival_at: float = 0.0  #: 0: none since boot
 
 
-class Reservation(msgspec.Struct, frozen=True, kw_only=True):
-    """Router -> other routers on corral.v1.rsv.<ep>.<router>: load promised by a ticket."""
+class Promised(msgspec.Struct, frozen=True, array_like=True):
+    """Tickets for one worker: how many, and for how much work."""
+
+    requests: int
+    units: float
+
+
+class Reservations(msgspec.Struct, frozen=True, kw_only=True):
+    """Router -> other routers on corral.v1.rsv.<ep>.<router>: load promised by tickets since the last of these messages. Sent a
+    few times a second, in one piece, so that telling peers costs a small part of what a ticket costs.
+    """
 
     router: str
-    worker_id: WorkerId
-    units: float
-    reqnum: int
-    ttl_s: float
-    requests: int = 1  #: tickets since the last message about this worker; `units` is their sum
+    workers: dict[WorkerId, Promised]  #: worker id -> what was promised to it
+    ttl_s: float  #: after this the promise is void, unless the worker's own reports have counted it before
 
 
 class ControlOrder(msgspec.Struct, frozen=True, kw_only=True):

@@ -120,7 +120,7 @@ EXAMPLES: tuple[msgspec.Struct, ...] = (
         waiting_units=200.0,
         failed_workers={WID: 1},
     ),
-    signals.Reservation(router="r1", worker_id=WID, units=100.0, reqnum=17, ttl_s=2.0),
+    signals.Reservations(router="r1", workers={WID: signals.Promised(3, 300.0)}, ttl_s=3.0),
     signals.ControlOrder(op="drain", deadline_s=30.0, reason="load fell"),
     signals.ControlReply(ok=True, state=WorkerState.DRAINING, inflight=1),
     signals.EnrollRequest(endpoint_id=EP, group_id=GRP),
