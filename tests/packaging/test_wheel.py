@@ -1,9 +1,13 @@
 """What people install: two top-level names, and both work beside files that carry our rooms' names."""
 
 import os
+import signal
+import socket
 import subprocess
 import sys
 import sysconfig
+import time
+import urllib.request
 import venv
 import zipfile
 from pathlib import Path
@@ -108,3 +112,52 @@ def test_the_command_line_answers_from_the_wheel(installed, hostile):
     )
     assert done.returncode == 0, done.stderr
     assert "0.1.0" in done.stdout
+
+
+def free_port():
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return sock.getsockname()[1]
+
+
+@pytest.mark.timeout(180)
+def test_corral_up_from_the_wheel_serves_a_request_beside_hostile_names(installed, hostile):
+    """Control plane, worker, client and command line, all from the wheel, in a folder that would break plain imports."""
+    port, data = free_port(), hostile / "data"
+    env = {
+        "PATH": f"{installed}/bin:{os.environ['PATH']}",
+        "HOME": str(hostile),
+        "PYTHONPATH": str(hostile),
+        "CORRAL_DATA_DIR": str(data),
+    }
+    corral = str(installed / "bin" / "corral")
+    with (hostile / "up.log").open("wb") as log:
+        up = subprocess.Popen([corral, "up", "--port", str(port)], cwd=hostile, env=env, stdout=log, stderr=subprocess.STDOUT)
+    try:
+        deadline = time.monotonic() + 60
+        while not answers(f"http://127.0.0.1:{port}/readyz"):
+            assert up.poll() is None, (hostile / "up.log").read_text()
+            assert time.monotonic() < deadline, (hostile / "up.log").read_text()
+            time.sleep(0.2)
+
+        def call(*argv):
+            done = subprocess.run([corral, *argv], cwd=hostile, env=env, capture_output=True, text=True, timeout=90, check=False)
+            assert done.returncode == 0, done.stdout + done.stderr
+            return done.stdout
+
+        call("apply", "--yes", "-f", str(ROOT / "examples" / "echo" / "corral.yaml"))
+        assert "one two" in call("call", "echo", "/generate", "-d", '{"prompt": "one two", "max_tokens": 2}')
+        up.send_signal(signal.SIGINT)
+        assert up.wait(60) == 0
+    finally:
+        if up.poll() is None:
+            up.kill()
+            up.wait(10)
+
+
+def answers(url):
+    try:
+        with urllib.request.urlopen(url, timeout=2) as reply:
+            return reply.status == 200
+    except OSError:
+        return False
