@@ -74,7 +74,9 @@ def room_spec(room: str, plan: Plan, bus: Bus, environ: Mapping[str, str], paren
         "CORRAL_NATS_CREDS": str(bus.creds / f"{room}.creds"),
         **_SETTINGS[room](plan, bus),
     }
-    return Spec(name=room, argv=_room(parent_pid, room), env=env, stop_timeout_s=_STOP_S[room])
+    # After a kill -9 the provisioner before us may still be stopping its workers, and holds its directory until it has.
+    patience = 10 if room == PROVISIONER else 3
+    return Spec(name=room, argv=_room(parent_pid, room), env=env, stop_timeout_s=_STOP_S[room], patience=patience)
 
 
 def _router(plan: Plan, _bus: Bus) -> dict[str, str]:

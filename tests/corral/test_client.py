@@ -5,6 +5,7 @@ import json
 
 import pytest
 
+import corral
 from corral import (
     BudgetExceeded,
     Budgets,
@@ -39,6 +40,13 @@ async def test_the_body_reaches_the_worker_untouched_and_the_api_key_does_not(en
     assert route_headers["Authorization"] == "Bearer a-client-key"
     assert (route_body["endpoint"], route_body["cost"]) == ("llm", 42)
     assert "spaces" not in json.dumps(route_body)  # the payload stays out of the control plane
+
+
+async def test_without_asyncio(router, worker, steps):
+    await worker("w1", steps.says(body={"text": "hello"}))
+    answer = await asyncio.to_thread(corral.request, "llm", PATH, {"a": 1}, url=router.url, api_key="k", cost=3)
+    assert answer.json() == {"text": "hello"}
+    assert router.asked[0][1]["cost"] == 3
 
 
 async def test_no_redirect_is_followed_so_a_ticket_stays_where_it_belongs(endpoint, router, worker, steps):
@@ -197,12 +205,12 @@ async def test_waiting_can_be_watched(endpoint, router, worker, steps):
 
 
 async def test_nobody_home_is_an_error_of_the_queue_budget(steps):
-    async with Corral(f"http://127.0.0.1:{steps.unused_port()}", "k") as corral:
+    async with Corral(f"http://127.0.0.1:{steps.unused_port()}", "k") as client:
         with pytest.raises(BudgetExceeded, match="no answer from the control plane") as caught:
-            await corral.endpoint("llm").request(PATH, {}, budgets=Budgets(queue_s=0.3))
+            await client.endpoint("llm").request(PATH, {}, budgets=Budgets(queue_s=0.3))
         assert caught.value.budget == "queue"
         with pytest.raises(Unreachable):
-            await corral.admin.endpoints()
+            await client.admin.endpoints()
 
 
 # --- budgets ------------------------------------------------------------------------------------------------------
