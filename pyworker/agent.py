@@ -28,6 +28,7 @@ from .link import Link
 from .load import Load
 from .metrics import Metrics
 from .process import ModelProcess
+from .pulse import Pulse
 from .replay import ReplayCache
 from .routes import Routes
 from .serve import Serving
@@ -97,6 +98,7 @@ class Agent:
         model_port = config.model_server_port or own.model_port or (_free_port() if config.model_command else None)
         base_url = _base_url(config, model_port)
         self._model = ModelClient(base_url)
+        pulse = Pulse()
         self._serving = Serving(
             config=config,
             worker_id=own.bundle.worker_id,
@@ -107,6 +109,7 @@ class Agent:
             metrics=self._metrics,
             budget=Budget(each=own.max_body_bytes, together=own.max_buffered_bytes),
             model=self._model,
+            pulse=pulse,
             life=lambda: self._life,
             perf=lambda: self._tender.measured.perf,
             on_trouble=self._look_at_model,
@@ -126,9 +129,8 @@ class Agent:
             process=self._process(environ, model_port),
             now=now,
             monotonic=monotonic,
-            progress_at=self._serving.progress_at,
-            in_flight=lambda: self.load.inflight,
-            served=lambda: self.load.requests_total > 0,
+            load=self.load,
+            pulse=pulse,
         )
         self._tender = Tender(
             config,

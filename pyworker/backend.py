@@ -3,8 +3,9 @@
 What counts as loaded, in this order: the health URL answers 200; without one, an `on_load` line in the log together with an open
 port; without either, an open port. A line alone never does: it may be from yesterday. The benchmark then asks a real question.
 
-What counts as gone: our child ended; the port refuses; or GONE_AFTER probes in a row failed while no request got anywhere. A model
-that is too busy to answer a probe but goes on answering requests is alive.
+What counts as gone: our child ended; the port refuses; GONE_AFTER probes in a row failed while no request got anywhere; or STUCK_AFTER
+requests in a row got no first byte in time, whatever the probe says. A model that is too busy to answer a probe but goes on answering
+requests is alive.
 """
 
 from __future__ import annotations
@@ -21,8 +22,10 @@ from yarl import URL
 from . import causes
 from .config import WorkerConfig
 from .errors import ModelFailed
+from .load import Load
 from .logtail import LogTail
 from .process import ModelProcess
+from .pulse import Pulse
 from .wire import reasons, records
 
 log = structlog.get_logger()
@@ -32,6 +35,7 @@ Cause, Phase = reasons.Cause, reasons.Phase
 LOADING_TICK_S = 0.1
 PROBE_TIMEOUT_S = 5.0
 GONE_AFTER = 3
+STUCK_AFTER = 3
 _LOG_TICK_S = 1.0
 
 
@@ -53,18 +57,16 @@ class Backend:
         process: ModelProcess | None,
         now: Callable[[], float],
         monotonic: Callable[[], float],
-        progress_at: Callable[[], float],
-        in_flight: Callable[[], int],
-        served: Callable[[], bool],
+        load: Load,
+        pulse: Pulse,
     ) -> None:
         self._config = config
         self._url = URL(base_url)
         self._process = process
         self._now = now
         self._monotonic = monotonic
-        self._progress_at = progress_at
-        self._in_flight = in_flight
-        self._served = served  #: users' requests reached the model: from then on its log may quote them
+        self._load = load
+        self._pulse = pulse
         path = Path(config.model_log_file) if config.model_log_file else (process.log_path if process else None)
         self._tail = LogTail(path) if path is not None else None
         self._look = asyncio.Event()
@@ -115,6 +117,7 @@ class Backend:
     async def watch(self) -> None:
         """Runs while the model is well; raises ModelFailed when it is gone."""
         failed = 0
+        self._pulse.timeouts_in_a_row = 0
         next_probe_at = self._monotonic()
         while True:
             asked = self._look.is_set()
@@ -123,6 +126,9 @@ class Backend:
             self._read_log(loading=False)
             if self._process is not None:
                 self._process.trim_log()
+            if self._pulse.timeouts_in_a_row >= STUCK_AFTER:
+                message = f"{STUCK_AFTER} requests in a row got no answer in time"
+                raise ModelFailed(self._failure(Cause.HANG, message, Phase.SERVE))
             if asked or self._monotonic() >= next_probe_at:
                 health = await self.probe()
                 next_probe_at = self._monotonic() + self._config.health_interval_s
@@ -199,11 +205,11 @@ class Backend:
 
     def _got_somewhere(self) -> bool:
         """Requests are moving, so the model is only too busy for the probe."""
-        return self._in_flight() > 0 and self._monotonic() - self._progress_at() < GONE_AFTER * self._config.health_interval_s
+        return self._load.inflight > 0 and self._monotonic() - self._pulse.last_at() < GONE_AFTER * self._config.health_interval_s
 
     def _failure(self, cause: reasons.Cause, message: str, phase: reasons.Phase) -> records.Failure:
         """The log's end goes along only while no user's request has reached the model: its log may quote them."""
-        words = "" if self._served() or self._process is None else self._process.last_words()
+        words = "" if self._load.requests_total > 0 or self._process is None else self._process.last_words()
         where = f"; see {self._process.log_path.name} on the worker" if self._process is not None and not words else ""
         return records.Failure(cause=cause, message=message + where, phase=phase, at=self._now(), log_tail=words)
 

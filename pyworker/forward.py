@@ -12,6 +12,7 @@ event gets no error event: by the rules of SSE the unfinished event is then disc
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from typing import Self
@@ -31,6 +32,7 @@ from .wire import http
 KEEPALIVE_S = 2.0
 #: Answers of a known length up to this are read whole: one write instead of several, and a clean 502 if the model dies meanwhile.
 WHOLE_BYTES = 64 * 1024
+LAST_WORDS_S = 5.0  #: for a slow client to take the error event
 _NO_BODY = frozenset({204, 304})
 _NOT_ADDED = ("Content-Type",)
 _Code = http.ErrorCode
@@ -218,8 +220,9 @@ class Relay:
     async def break_off(self, code: str, message: str) -> web.StreamResponse:
         """End the answer so that the client notices."""
         if is_plain_sse(self._upstream) and self._tail.endswith((b"\n\n", b"\r\n\r\n", b"\r\r")):
-            with contextlib.suppress(ConnectionError):
-                await self.out.write(replies.sse_error(code, message, self._request_id))
+            with contextlib.suppress(ConnectionError, TimeoutError):
+                async with asyncio.timeout(LAST_WORDS_S):
+                    await self.out.write(replies.sse_error(code, message, self._request_id))
         cut(self._request, self.out)
         return self.out
 

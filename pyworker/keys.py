@@ -35,7 +35,7 @@ class KeyRing:
         self._allowance_at = monotonic()
         self._fetching: asyncio.Task[None] | None = None
         self._ready = asyncio.Event()
-        self._last_good = False
+        self._last_error = ""  #: of the last fetch; empty: it was good
         self.keys: dict[str, bytes] = {}
         self._load_cache()
 
@@ -52,7 +52,7 @@ class KeyRing:
         pause = RETRY_S[0]
         while True:
             await self.fetch_now()
-            if self._last_good:
+            if not self._last_error:
                 pause = RETRY_S[0]
                 await asyncio.sleep(REFRESH_S * random.uniform(0.8, 1.2))
             else:
@@ -78,7 +78,6 @@ class KeyRing:
         await asyncio.shield(self._fetching)
 
     async def _fetch(self) -> None:
-        self._last_good = False
         try:
             timeout = aiohttp.ClientTimeout(total=TIMEOUT_S)
             async with aiohttp.ClientSession(timeout=timeout) as session, session.get(self._url, allow_redirects=False) as reply:
@@ -87,11 +86,14 @@ class KeyRing:
                 document = await reply.content.read(MAX_BYTES)
             keys = read_jwks(document)
         except (aiohttp.ClientError, TimeoutError, ValueError, OSError) as error:
-            log.warning("keys_not_fetched", url=self._url, error=f"{type(error).__name__}: {error}", have=len(self.keys))
+            text = f"{type(error).__name__}: {error}"
+            if text != self._last_error:  # once per outage and reason
+                log.warning("keys_not_fetched", url=self._url, error=text, have=len(self.keys))
+            self._last_error = text
             return
         finally:
             self._fetching = None
-        self._last_good = True
+        self._last_error = ""
         if keys != self.keys:
             log.info("keys_changed", kids=sorted(keys))
             self.keys.clear()

@@ -24,6 +24,7 @@ from .keys import KeyRing
 from .lifecycle import Life
 from .load import Job, Load, Outcome
 from .metrics import Metrics
+from .pulse import Pulse
 from .stopwatch import Expired, Stopwatch
 from .verify import Refused, UnknownKey, Verifier
 from .wire import http, ids, ticket
@@ -63,6 +64,7 @@ class Serving:
         metrics: Metrics,
         budget: call.Budget,
         model: ModelClient,
+        pulse: Pulse,
         life: Callable[[], Life],
         perf: Callable[[], float],
         on_trouble: Callable[[], None],
@@ -77,6 +79,7 @@ class Serving:
         self._metrics = metrics
         self._budget = budget
         self._model = model
+        self._pulse = pulse
         self._life = life
         self._perf = perf
         self._on_trouble = on_trouble
@@ -84,12 +87,6 @@ class Serving:
         self._turns: dict[Job, asyncio.Future[None]] = {}
         self._idle = asyncio.Event()
         self._idle.set()
-        self._watches: set[Stopwatch] = set()
-        self._answered_at = 0.0
-
-    def progress_at(self) -> float:
-        """Monotonic; when the model last did something for a request."""
-        return max([self._answered_at, *(watch.beat_at for watch in self._watches)])
 
     async def wait_idle(self) -> None:
         """Until no request is open."""
@@ -100,25 +97,21 @@ class Serving:
         given = request.headers.get("X-Request-Id", "")
         request_id = given if _REQUEST_ID.fullmatch(given) else ""
         held = 0
+        raw: msgspec.Raw | None = None
         try:
             token = call.bearer(request)
-            if token is not None:
-                return await self._take(request, handler, _join(path, query), token, None, request_id)
-            body = await self._read_envelope(request)
-            held = len(body)
-            try:
-                envelope = call.envelope(body)
-            except Refused:
-                self._load.unauthorized_total += 1
-                raise
-            return await self._take(
-                request,
-                handler,
-                _join(path, call.without_api_key(query)),
-                envelope.auth_data.ticket,
-                envelope.payload,
-                request_id,
-            )
+            if token is None:
+                query = call.without_api_key(query)
+                body = await self._read_body(request)
+                held = len(body)
+                token, raw = self._open_envelope(body)
+            claims = await self._claims(token)
+            if raw is None and handler.remote_function is not None:
+                body = await self._read_body(request)
+                held = len(body)
+                raw = msgspec.Raw(body)
+            order, waits = self._admit(request, handler, f"{path}?{query}" if query else path, claims, raw, request_id)
+            return await self._carry_out(order, waits=waits)
         except Refused as refused:
             log.debug("request_refused", code=refused.code, request_id=request_id)
             return replies.problem(
@@ -133,7 +126,7 @@ class Serving:
         finally:
             self._budget.give(held)
 
-    async def _read_envelope(self, request: web.BaseRequest) -> bytes:
+    async def _read_body(self, request: web.BaseRequest) -> bytes:
         await _say_continue(request)
         try:
             return await self._budget.read(request, self._config.timeouts.idle_s)
@@ -142,20 +135,38 @@ class Serving:
         except (RequestPayloadError, aiohttp.ClientError) as error:
             raise Refused(400, _Code.BAD_JSON, "The body could not be read to its end.") from error
 
-    async def _take(
-        self, request: web.BaseRequest, handler: HandlerConfig, path_qs: str, token: str, raw: msgspec.Raw | None, request_id: str
-    ) -> web.StreamResponse:
-        """From the ticket to a place at the model. Raises Refused."""
+    def _open_envelope(self, body: bytes) -> tuple[str, msgspec.Raw]:
         try:
-            claims = await self._claims(token)
+            envelope = call.envelope(body)
         except Refused:
             self._load.unauthorized_total += 1
             raise
+        return envelope.auth_data.ticket, envelope.payload
+
+    async def _claims(self, token: str) -> ticket.TicketClaims:
+        try:
+            try:
+                return self._verifier.check(token)
+            except UnknownKey:
+                await self._keys.look_again()
+                return self._verifier.check(token)
+        except Refused:
+            self._load.unauthorized_total += 1
+            raise
+
+    def _admit(
+        self,
+        request: web.BaseRequest,
+        handler: HandlerConfig,
+        path_qs: str,
+        claims: ticket.TicketClaims,
+        raw: msgspec.Raw | None,
+        request_id: str,
+    ) -> tuple[Order, bool]:
+        """From a good ticket to a place in the lane; True: it has to wait for its turn. Raises Refused."""
         try:
             if (refusal := admit.doorway(self._life(), claims.iat)) is not None:
                 raise Refused(503, refusal.code, refusal.message, retry=True, retry_after_s=refusal.retry_after_s)
-            if raw is None and handler.remote_function is not None:
-                raw = msgspec.Raw(await self._read_envelope(request))
             body, payload, units = usercode.prepare(handler, raw, claims)
             now = self._monotonic()
             job = Job(units, admit.PARALLEL if handler.allow_parallel_requests else admit.SERIAL, now)
@@ -171,14 +182,7 @@ class Serving:
             self._load.rejected_total += 1
             raise
         order = Order(request, handler, path_qs, request_id or claims.rid, job, body, payload)
-        return await self._carry_out(order, waits=isinstance(verdict, admit.Wait))
-
-    async def _claims(self, token: str) -> ticket.TicketClaims:
-        try:
-            return self._verifier.check(token)
-        except UnknownKey:
-            await self._keys.look_again()
-            return self._verifier.check(token)
+        return order, isinstance(verdict, admit.Wait)
 
     async def _carry_out(self, order: Order, *, waits: bool) -> web.StreamResponse:
         job = order.job
@@ -234,23 +238,25 @@ class Serving:
                     return out, ended_well
                 if is_short(upstream):
                     whole = await read_whole(upstream)
-                    self._answered_at = self._monotonic()
+                    self._pulse.answered(self._monotonic())
                     headers = call.headers_for_client(upstream.headers, self._marks(order))
                     reply = web.Response(status=upstream.status, reason=upstream.reason, body=whole, headers=headers)
                     await _send(order.request, reply)
                     return reply, ended_well
                 relay = Relay(order.request, upstream, self._marks(order), order.request_id)
-                self._watches.add(watch)
+                self._pulse.streams(watch)
                 try:
                     await relay.run(watch, timeouts)
                 finally:
-                    self._watches.discard(watch)
-                self._answered_at = self._monotonic()
+                    self._pulse.ended(watch)
+                self._pulse.answered(self._monotonic())
                 return relay.out, ended_well
         except Expired as error:
             if relay is not None and relay.writing:
                 cut(order.request, relay.out)
                 return relay.out, Outcome.CANCELLED
+            if upstream is None:
+                self._pulse.timed_out()
             self._on_trouble()
             return await self._trouble(order, relay, ModelTrouble(504, _Code.MODEL_TIMEOUT, f"At the model, {error}."))
         except ModelTrouble as error:
@@ -263,6 +269,10 @@ class Serving:
             return relay.out, Outcome.CANCELLED
         except Exception as error:  # noqa: BLE001 -- user code may raise anything; its text may quote a payload, so only the place is logged
             log.warning("request_crashed", request_id=order.request_id, error=type(error).__name__, where=usercode.where(error))
+            if order.request.writer.output_size > 0:  # its own answer was begun: no second one can follow
+                out = web.StreamResponse()
+                cut(order.request, out)
+                return out, Outcome.FAILED
             return self._problem(order, 500, _Code.INTERNAL, "The worker's own code failed on this request."), Outcome.FAILED
         finally:
             if upstream is not None:
@@ -301,18 +311,15 @@ class Serving:
         return reply, Outcome.SERVED
 
     def _note_progress(self, order: Order) -> None:
-        self._answered_at = self._monotonic()
+        now = self._monotonic()
+        self._pulse.answered(now)
         assert order.job.started_at is not None
-        self._metrics.first_byte_s.observe(self._answered_at - order.job.started_at)
+        self._metrics.first_byte_s.observe(now - order.job.started_at)
 
     def _marks(self, order: Order) -> dict[str, str]:
         assert order.job.started_at is not None
         waited_ms = round((order.job.started_at - order.job.accepted_at) * 1000)
         return {"X-Worker-Id": self._worker_id, "X-Request-Id": order.request_id, "X-Queue-Time-Ms": str(waited_ms)}
-
-
-def _join(path: str, query: str) -> str:
-    return f"{path}?{query}" if query else path
 
 
 async def _pieces(body: memoryview) -> AsyncIterator[bytes]:

@@ -92,12 +92,14 @@ class Verifier:
                 421, _Code.TICKET_WRONG_WORKER, "The ticket is for another worker. Send the request to the url that came with it."
             )
         self._check_times(claims)
-        if not claims.jti or self._replays.is_spent(claims.jti, max(claims.n, 1)):
-            raise Refused(
-                409, _Code.TICKET_REPLAYED, "The ticket has been used. Each request needs its own: ask the router again."
-            )
+        self._check_new(claims)
         self.last_ticket_exp_at = max(self.last_ticket_exp_at, float(claims.exp))
         return claims
+
+    def _check_new(self, claims: ticket.TicketClaims) -> None:
+        if not claims.jti or self._replays.is_spent(claims.jti, max(claims.n, 1)):
+            message = "The ticket has been used. Each request needs its own: ask the router again."
+            raise Refused(409, _Code.TICKET_REPLAYED, message)
 
     def _check_times(self, claims: ticket.TicketClaims) -> None:
         now = self._now()
@@ -118,7 +120,8 @@ class Verifier:
             )
 
     def spend(self, claims: ticket.TicketClaims) -> None:
-        """Use the ticket up, in the same turn of the event loop as check(). Raises Refused when no more can be remembered."""
+        """Use the ticket up. Raises Refused when somebody did since check(), or when no more can be remembered."""
+        self._check_new(claims)
         try:
             self._replays.spend(claims.jti, claims.exp + int(ticket.CLOCK_SKEW_S) + 1, self._now())
         except ReplayCacheFull as error:

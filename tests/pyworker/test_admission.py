@@ -3,6 +3,7 @@
 import asyncio
 import json
 
+import aiohttp
 import pytest
 from aiohttp import web
 from worker_kit import bearer, config_for, soon
@@ -278,6 +279,46 @@ async def test_a_response_generator_replaces_the_answer(start_worker, model, rou
     worker = await start_worker(config_for(model, HandlerConfig("/x", response_generator=shout)))
     reply = await http.post(f"{worker.url}/x", json=router.envelope({"a": "b"}))
     assert await reply.text() == '{"A": "B"}'
+
+
+async def test_a_response_generator_that_fails_half_way_does_not_get_a_second_answer_written_behind_it(
+    start_worker, model, router, http
+):
+    async def half(request, model_response):
+        reply = web.StreamResponse()
+        await reply.prepare(request)
+        await reply.write(b"half of it")
+        raise ValueError
+
+    worker = await start_worker(config_for(model, HandlerConfig("/x", response_generator=half)))
+    reply = await http.post(f"{worker.url}/x", json=router.envelope({}))
+    assert reply.status == 200
+    with pytest.raises(aiohttp.ClientPayloadError):
+        await reply.read()
+    assert worker.agent.load.failed_total == 1
+
+
+async def test_a_function_called_twice_with_one_ticket_runs_once(start_worker, model, router):
+    """The body comes after the head, so both calls have been checked before either is taken in."""
+    ran = []
+
+    async def count():
+        ran.append(1)
+
+    worker = await start_worker(config_for(model, HandlerConfig("/f", remote_function=count)))
+    head = f"POST /f HTTP/1.1\r\nHost: w\r\nContent-Length: 2\r\nConnection: close\r\nAuthorization: Bearer {router.ticket()}\r\n\r\n"
+    connections = [await asyncio.open_connection("127.0.0.1", int(worker.url.rpartition(":")[2])) for _ in range(5)]
+    for _, writer in connections:
+        writer.write(head.encode())
+    await asyncio.sleep(0.1)
+    for _, writer in connections:
+        writer.write(b"{}")
+    answers = [await asyncio.wait_for(reader.read(), 5) for reader, _ in connections]
+    assert sorted(answer[9:12] for answer in answers) == [b"200"] + [b"409"] * 4
+    assert ran == [1]
+    for _, writer in connections:
+        writer.close()
+    assert worker.agent._serving._budget.held == 0
 
 
 async def test_functions_run_here_without_a_model(start_worker, model, router, http):

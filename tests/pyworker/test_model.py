@@ -13,7 +13,7 @@ import pytest
 from aiohttp import web
 from worker_kit import Model, bearer, bundle, config_for, environ, serving, soon
 
-from pyworker import BenchmarkConfig, HandlerConfig, LogActionConfig, Worker, WorkerConfig
+from pyworker import BenchmarkConfig, HandlerConfig, LogActionConfig, Timeouts, Worker, WorkerConfig
 from pyworker.logtail import LogTail
 from schemas.reasons import Cause, Phase
 from schemas.states import WorkerState
@@ -265,6 +265,21 @@ async def test_a_model_too_busy_for_the_probe_is_alive_while_requests_move(start
     assert await reply.read() == b"data: 1\n\n" * 60
     assert worker.agent.load.served_total == 1
     await worker.until(WorkerState.ERROR)
+
+
+async def test_a_model_that_lets_requests_hang_is_taken_out_though_its_health_is_fine(start_worker, model, router, http):
+    worker = await start_worker(config_for(model, timeouts=Timeouts(first_byte_s=0.1), health_interval_s=60.0))
+    model.on("/x", lambda request: asyncio.sleep(60))
+    for _ in range(2):
+        assert (await http.post(f"{worker.url}/x", headers=bearer(router.ticket()))).status == 504
+    assert (await http.post(f"{worker.url}/fine", headers=bearer(router.ticket()))).status == 200, (
+        "one answer, and the count starts again"
+    )
+    for _ in range(3):
+        assert worker.agent.life.state is WorkerState.READY
+        assert (await http.post(f"{worker.url}/x", headers=bearer(router.ticket()))).status == 504
+    await worker.until(WorkerState.ERROR, 2)
+    assert worker.agent.life.failure.cause is Cause.HANG
 
 
 # --- readiness by log -------------------------------------------------------------------------------------------------
