@@ -34,6 +34,7 @@ class _Signal(msgspec.Struct, frozen=True):
     busy_workers: float | None
     calm_busy_workers: float | None
     most_present: float
+    arrivals: float  #: behind load_units_per_s
     calm_arrivals: float
     perf: float | None
     capacity_units_per_s: float
@@ -83,6 +84,7 @@ def _measure(scene: Scene) -> _Signal:
         calm_units_per_s=calm,
         busy_workers=window.mean_per_s(demand.busy_workers_s, now, policy.window_s),
         calm_busy_workers=window.mean_per_s(demand.busy_workers_s, now, policy.calm_window_s),
+        arrivals=(window.mean_per_s(demand.arrivals, now, over_s) or 0.0) * over_s,
         calm_arrivals=(window.mean_per_s(demand.arrivals, now, policy.calm_window_s) or 0.0) * policy.calm_window_s,
         most_present=window.peak(demand.present_peaks, now, policy.calm_window_s),
         perf=perf,
@@ -98,12 +100,12 @@ def _ask(scene: Scene, signal: _Signal) -> tuple[int, Why, str, tuple[str, ...]]
     opinions: list[tuple[int, Why, str]] = []
     load = signal.load_units_per_s or 0.0
     if perf is not None and load > 0:
-        count = capacity.workers_for(load / settings.target_util, perf, policy.up_tolerance)
+        count = _planned(load / perf, (signal.calm_units_per_s or 0.0) / perf, scene, signal)
         opinions.append(
             (count, Why.LOAD_UP, f"load {load:.4g}/s at {perf:.4g}/s per worker and {settings.target_util:.0%} use: {count}")
         )
     if signal.busy_workers:
-        count = max(0, ceil(signal.busy_workers / settings.target_util - policy.up_tolerance))
+        count = _planned(signal.busy_workers, signal.calm_busy_workers or 0.0, scene, signal)
         opinions.append(
             (count, Why.LOAD_UP, f"{signal.busy_workers:.2f} workers' slots busy at {settings.target_util:.0%} use: {count}")
         )
@@ -141,12 +143,25 @@ def _ask(scene: Scene, signal: _Signal) -> tuple[int, Why, str, tuple[str, ...]]
     return count, why, sentence, tuple(text for _, _, text in opinions)
 
 
+def _planned(busy: float, calm_busy: float, scene: Scene, signal: _Signal) -> int:
+    """Whole workers for this many fully busy ones. The last minute may exceed the plan by its noise, as far as half of the
+    headroom of target_util covers it; the last five minutes may not.
+    """
+    util, tolerance = scene.settings.target_util, scene.policy.up_tolerance
+    grain = min(_noise(signal.arrivals), (1.0 - util) / 2)
+    return max(0, ceil(busy * (1.0 - grain) / util - tolerance), ceil(calm_busy / util - tolerance))
+
+
+def _noise(arrivals: float) -> float:
+    """N random arrivals make a rate that is known to one part in sqrt(N): a smaller change is no change."""
+    return float(arrivals**-0.5) if arrivals > 0 else 0.0
+
+
 def _keep(scene: Scene, signal: _Signal) -> tuple[int, str]:
     """How many to keep although fewer are asked for, and why."""
     policy, util = scene.policy, scene.settings.target_util
     most = max(int(signal.most_present), signal.here.requests, 1)
-    # N random arrivals make a rate that is known to one part in sqrt(N): a smaller change is no change.
-    band = min(max(policy.down_band, signal.calm_arrivals**-0.5 if signal.calm_arrivals else 0.0), 0.25)
+    band = min(max(policy.down_band, _noise(signal.calm_arrivals)), 0.25)
     load = max(signal.load_units_per_s or 0.0, signal.calm_units_per_s or 0.0) * (1 + band)
     busy = max(signal.busy_workers or 0.0, signal.calm_busy_workers or 0.0) * (1 + band)
     by_load = capacity.workers_for(load / util, signal.perf, policy.up_tolerance) if signal.perf is not None else 0

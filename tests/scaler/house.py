@@ -143,7 +143,11 @@ class House:
             id=self.endpoint_id,
             name="test",
             settings=ScalingSettings(**settings),
-            groups=(WorkerGroup(id=G, template=Template(name="t", command=("x",), env={"SECRET": "canary-4711"}), expected_perf=100.0),),
+            groups=(
+                WorkerGroup(
+                    id=G, template=Template(name="t", command=("x",), env={"SECRET": "canary-4711"}), expected_perf=100.0
+                ),
+            ),
             created_at=time.time(),
         )
         await self.put_endpoint(record)

@@ -10,6 +10,8 @@ is a fluid that ready workers share.
 
 from __future__ import annotations
 
+import random
+
 import msgspec
 
 from scaler import decide, limits, observations, state
@@ -55,6 +57,14 @@ class Machine:
         self.rest = 0.0
 
 
+def poisson(chance: random.Random, mean: float) -> int:
+    """How many of a random stream come in a time in which `mean` are expected."""
+    count, left = 0, chance.expovariate(1.0)
+    while left < mean:
+        count, left = count + 1, left + chance.expovariate(1.0)
+    return count
+
+
 class Story:
     def __init__(
         self,
@@ -67,14 +77,18 @@ class Story:
         create_s: float = 60.0,
         start_s: float = 15.0,
         step_s: float = 1.0,
+        chance: random.Random | None = None,
         **settings,
     ) -> None:
         self.now = T0
         self.step_s = step_s  # coarser for long stories
+        self.chance = chance  # requests come at random instead of evenly
         self.policy = policy
         self.perf, self.slots, self.cost = perf, slots, cost
         self.create_s, self.start_s = create_s, start_s
-        self.endpoint = EndpointRecord(id=EP, name="story", groups=groups or (group(),), settings=ScalingSettings(**settings), created_at=T0)
+        self.endpoint = EndpointRecord(
+            id=EP, name="story", groups=groups or (group(),), settings=ScalingSettings(**settings), created_at=T0
+        )
         self.state: EndpointState = state.initial(EP, T0)
         self.machines: dict[WorkerId, Machine] = {}
         self.decisions: list[Decision] = []
@@ -198,7 +212,8 @@ class Story:
         self._machines_move()
         was_waiting = self.waiting > 0
         if self.rate > 0:
-            self._arrive(self.rate * self.step_s)
+            units = self.rate * self.step_s
+            self._arrive(units if self.chance is None else self.cost * poisson(self.chance, units / self.cost))
         self._serve()
         if not self.silent:
             for machine in list(self.machines.values()):
@@ -208,6 +223,8 @@ class Story:
             self.decide()
 
     def _arrive(self, units: float) -> None:
+        if units <= 0:
+            return
         self.arrived_units += units
         self.arrivals += units / self.cost
         self.waiting += units
@@ -279,7 +296,9 @@ class Story:
                     load=machine.backlog,
                     inflight=inflight,
                     queued=max(0, round(present) - inflight),
-                    oldest_queued_s=max(0.0, machine.backlog / self._perf(machine) - self.slots * self.cost / self._perf(machine)),
+                    oldest_queued_s=max(
+                        0.0, machine.backlog / self._perf(machine) - self.slots * self.cost / self._perf(machine)
+                    ),
                     requests_total=machine.requests,
                     served_units_total=machine.served,
                     failure=failure,

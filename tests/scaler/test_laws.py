@@ -1,6 +1,10 @@
 """What holds for every state, found by searching for the contrary."""
 
+import random
+from itertools import pairwise
+
 import msgspec
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -14,6 +18,7 @@ from tests.scaler.story import EP, G1, G2, T0, Story, group
 
 NOW = T0 + 1000.0
 POLICY = Policy()
+LIKELY = [*[WorkerState.READY] * 12, *(s for s in WorkerState if s not in (WorkerState.GONE, WorkerState.UPDATING))]
 SERVING = {WorkerState.READY, WorkerState.DRAINING}
 INSTANCE = {
     WorkerState.PENDING: None,
@@ -29,7 +34,7 @@ def workers(draw) -> dict[WorkerId, WorkerFact]:
     found = {}
     for n in range(draw(st.integers(0, 8))):
         wid = WorkerId(f"w{n}")
-        worker_state = draw(st.sampled_from([s for s in WorkerState if s not in (WorkerState.GONE, WorkerState.UPDATING)]))
+        worker_state = draw(st.sampled_from(LIKELY))
         begun = draw(st.floats(0, 900))
         is_serving = worker_state in SERVING
         found[wid] = WorkerFact(
@@ -49,8 +54,9 @@ def workers(draw) -> dict[WorkerId, WorkerFact]:
             beat_at=NOW - 0.5 if is_serving else None,
             perf=draw(st.sampled_from([0.0, 50.0, 100.0])) if is_serving else 0.0,
             slots=4,
-            inflight=draw(st.integers(0, 6)) if is_serving else 0,
-            queued=draw(st.integers(0, 6)) if is_serving else 0,
+            inflight=draw(st.sampled_from([0, 0, 1, 4])) if is_serving else 0,
+            queued=draw(st.sampled_from([0, 0, 0, 5])) if is_serving else 0,
+            busy_at=T0 + draw(st.sampled_from([0.0, 500.0, 990.0])) if is_serving else 0.0,
             load_units=draw(st.floats(0, 500)) if is_serving else 0.0,
             drain=Drain(since_at=T0 + begun, deadline_at=T0 + begun + 900, then="stop", why=Why.LOAD_DOWN, shown_at=T0 + begun)
             if worker_state is WorkerState.DRAINING
@@ -87,7 +93,7 @@ def states(draw) -> EndpointState:
     here = state.initial(EP, T0)
     here = state.apply(here, observations.EndpointSeen(at=T0, endpoint=record))
     here = state.apply(here, observations.TelemetryJudged(at=T0, telemetry=Telemetry.LIVE))
-    for second in range(0, 1000, 50):
+    for second in range(0, 1000, 125):
         arrived = draw(st.sampled_from([0.0, 0.0, 500.0, 5000.0]))
         here = _arrives(here, T0 + second, arrived)
     waiting = draw(st.integers(0, 20))
@@ -110,7 +116,9 @@ def _arrives(here: EndpointState, at: float, units: float) -> EndpointState:
 
 
 def law(test):
-    return settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])(test)
+    return settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])(
+        test
+    )
 
 
 def after(here: EndpointState, decision) -> EndpointState:
@@ -226,13 +234,24 @@ def test_every_action_has_a_reason_and_every_decision_its_inputs(here):
             assert action.worker_id in here.workers
 
 
-@settings(max_examples=6, deadline=None)
-@given(rate=st.floats(5, 900), cost=st.sampled_from([10.0, 50.0]), util=st.sampled_from([0.7, 0.9, 1.0]))
+@settings(max_examples=3, deadline=None)
+@given(rate=st.floats(5, 500), cost=st.sampled_from([10.0, 50.0]), util=st.sampled_from([0.7, 0.9, 1.0]))
 def test_constant_load_never_flaps_in_a_day(rate, cost, util):
-    story = Story(create_s=60, start_s=20, target_util=util, max_workers=30, cost=cost, step_s=20.0, inactivity_timeout=600)
+    story = Story(create_s=60, start_s=20, target_util=util, max_workers=30, cost=cost, step_s=30.0, inactivity_timeout=600)
     story.asks(rate).until(7200)
     settled = story.decisions[-1].hot_wanted
     story.until(86_400)
     late = [d for d in story.decisions if d.at > T0 + 7200]
     assert {d.hot_wanted for d in late} == {settled}
     assert [a.op for d in late for a in d.actions if a.op != "destroy"] == []
+
+
+@pytest.mark.parametrize("rate, cost", [(170.0, 20.0), (450.0, 50.0), (265.0, 50.0)])
+def test_random_arrivals_at_a_constant_rate_hardly_move_it(rate, cost):
+    story = Story(create_s=30, start_s=15, max_workers=30, cost=cost, chance=random.Random(7), inactivity_timeout=600)
+    story.asks(rate).until(4 * 3600)
+    wanted = [d.hot_wanted for d in story.decisions if d.at > T0 + 3600]
+    turns = sum(1 for before, now in pairwise(wanted) if before != now)
+    needed = rate / 0.9 / 100
+    assert turns <= 18, f"{turns} changes in three hours"
+    assert needed - 0.1 <= sum(wanted) / len(wanted) <= needed + 1.6

@@ -169,7 +169,12 @@ async def test_a_lost_worker_is_told_and_all_silent_at_once_is_not(house, scaler
 
 async def test_machines_of_an_unknown_endpoint_are_given_back(house, scaler_bus):
     stranger = InstanceRecord(
-        worker_id=WorkerId("w99"), endpoint_id=EndpointId(999_999), group_id=GroupId(1), provider="process", state="stopped", created_at=1.0
+        worker_id=WorkerId("w99"),
+        endpoint_id=EndpointId(999_999),
+        group_id=GroupId(1),
+        provider="process",
+        state="stopped",
+        created_at=1.0,
     )
     await house.put_instance(stranger)
     await house.endpoint()

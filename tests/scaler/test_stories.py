@@ -41,7 +41,11 @@ def test_demand_after_a_day_of_silence_is_seen_even_if_only_as_a_mark():
     from schemas.records import DemandMark
 
     story = Story().until(86_400 / 10)
-    story.fold(observations.DemandMarked(at=story.now, router="r9", mark=DemandMark(endpoint_id=EP, router="r9", waiting_since_at=story.now, cost=50)))
+    story.fold(
+        observations.DemandMarked(
+            at=story.now, router="r9", mark=DemandMark(endpoint_id=EP, router="r9", waiting_since_at=story.now, cost=50)
+        )
+    )
     assert story.decide().why is Why.DEMAND_WAITING
     assert len(story.ops("create")) == 1
 
@@ -240,7 +244,11 @@ def test_a_rollout_without_room_makes_way_one_by_one():
 def test_an_override_has_an_owner_and_an_end():
     # dynamo 4420: a manual change fights the planner for ever.
     story = Story(create_s=10)
-    story.fold(observations.OverridesSet(at=story.now, overrides=(Override(owner="ada", expires_at=T0 + 300, hot_min=3, reason="launch day"),)))
+    story.fold(
+        observations.OverridesSet(
+            at=story.now, overrides=(Override(owner="ada", expires_at=T0 + 300, hot_min=3, reason="launch day"),)
+        )
+    )
     story.until(100)
     assert story.ready == 3
     manual = next(d for d in story.decisions if d.why is Why.MANUAL)

@@ -46,7 +46,13 @@ class DyingBus:
         await self._step("publish", lambda: self._bus.publish(subject, data))
 
     async def append(self, subject, data, **more):
-        what = "command" if ".cmd." in subject else "decision" if b'"why":"min_load"' in data and ".decision." in subject else "event"
+        what = (
+            "command"
+            if ".cmd." in subject
+            else "decision"
+            if b'"why":"min_load"' in data and ".decision." in subject
+            else "event"
+        )
         return await self._step(what, lambda: self._bus.append(subject, data, **more))
 
     def bucket(self, name):
@@ -88,7 +94,17 @@ async def killed(task):
 
 
 @pytest.mark.parametrize(
-    "moment", ["memory:before", "memory:after", "decision:before", "decision:after", "command:before", "command:1", "command:2", "command:3"]
+    "moment",
+    [
+        "memory:before",
+        "memory:after",
+        "decision:before",
+        "decision:after",
+        "command:before",
+        "command:1",
+        "command:2",
+        "command:3",
+    ],
 )
 async def test_a_leader_that_dies_at_any_moment_of_a_decision_doubles_and_loses_nothing(house, scaler_bus, moment):
     await house.endpoint(min_load=280)  # three workers at once
@@ -134,7 +150,9 @@ async def test_workers_stay_ready_in_the_routers_view_while_the_leader_changes(h
     async with running(scaler_on(await scaler_bus("two"), "two")) as tasks:
         await asyncio.sleep(1.5)
         assert not tasks[0].done()
-    assert [record for _, record in house.record_history[before:] if record is None or record.state is not WorkerState.READY] == []
+    assert [
+        record for _, record in house.record_history[before:] if record is None or record.state is not WorkerState.READY
+    ] == []
 
 
 async def test_a_worker_that_died_between_two_leaders_is_found_out(house, scaler_bus):
