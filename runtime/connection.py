@@ -118,8 +118,7 @@ class Link:
         self._closing = True
         if self._supervisor is not None:
             self._supervisor.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._supervisor
+            await asyncio.wait({self._supervisor})
         await self.round_trip(_CLOSE_TIMEOUT_S)
         if self._client is not None:
             await _discard(self._client)

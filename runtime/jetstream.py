@@ -209,7 +209,9 @@ class JetStream:
                 batch = None
             if batch is None or batch.pending:  # too many subjects, or too many bytes for one answer
                 known = patterns if len(patterns) > 1 else await self.subjects(stream, patterns[0])
-                size = _MAX_SUBJECTS if batch is None else max(1, len(known) // 2)
+                size = _MAX_SUBJECTS if len(patterns) == 1 and batch is None else len(known) // 2
+                if not size:
+                    raise BusRefused(f"{stream}: the server does not answer for {patterns} in one piece")
                 for start in range(0, len(known), size):
                     async for part in self._parts(stream, known[start : start + size], at_least_seq):
                         yield part

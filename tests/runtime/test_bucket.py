@@ -2,7 +2,7 @@ import asyncio
 
 import pytest
 
-from runtime import js_names, kv, topology
+from runtime import jetstream, js_names, kv, topology
 from runtime.bus import Entry
 from runtime.errors import BusRefused, Conflict, StreamMissing
 from schemas import subjects
@@ -109,12 +109,23 @@ async def test_all_of_a_large_bucket(fresh_nats_server, bus_for):
     """The server refuses to answer a question that matches more than 1024 keys."""
     bus = await bus_for("scaler", server=fresh_nats_server)
     bucket = bus.bucket(subjects.BUCKET_WORKERS)
-    for start in range(0, 1300, 650):
-        await asyncio.gather(*(bucket.put(f"e{n % 7}.w{n}", b"%d" % n) for n in range(start, start + 650)))
+    for start in range(0, 1300, 130):
+        await asyncio.gather(*(bucket.put(f"e{n % 7}.w{n}", b"%d" % n) for n in range(start, start + 130)))
     await bucket.delete("e0.w0")
     entries = await bucket.all()
     assert {entry.key: entry.data for entry in entries} == {f"e{n % 7}.w{n}": b"%d" % n for n in range(1, 1300)}
     assert len(await bucket.all("e3.")) == len(range(3, 1300, 7))
+
+
+async def test_all_when_the_server_cuts_its_answer_short(bus, endpoint_id, monkeypatch):
+    """As it does with more than 64 MB; here with fewer messages than there are."""
+    monkeypatch.setattr(jetstream, "_MAX_SUBJECTS", 10)
+    spec = topology.BucketSpec(name=f"cut_{endpoint_id}", about="")
+    await bus._stored.client.jetstream().add_stream(topology._bucket_stream(spec, 1))
+    bucket = bus.bucket(spec.name)
+    for n in range(25):
+        await bucket.put(f"e{n}", b"%d" % n)
+    assert {entry.key: entry.data for entry in await bucket.all()} == {f"e{n}": b"%d" % n for n in range(25)}
 
 
 async def test_an_empty_bucket_has_no_entries(fresh_nats_server, bus_for):

@@ -132,8 +132,8 @@ async def test_each_once_and_in_order_through_crashes(fresh_nats_server, bus_for
 
 
 async def test_a_long_history_comes_in_pieces(bus, reader, stream, eventually):
-    for start in range(0, 1100, 550):
-        await asyncio.gather(*(tell(bus, stream, "decision", 1, b"%d" % n) for n in range(start, start + 550)))
+    for start in range(0, 1100, 110):
+        await asyncio.gather(*(tell(bus, stream, "decision", 1, b"%d" % n) for n in range(start, start + 110)))
     async with Listener(reader, stream, since_at=0.0) as listener:
         await eventually(lambda: len(listener.told) == 1100)
     assert sorted(int(data) for _, data in listener.told) == list(range(1100))

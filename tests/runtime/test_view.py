@@ -37,8 +37,8 @@ def values(seen) -> dict[str, bytes]:
 
 
 async def put_many(bucket, count: int, data: bytes = b"x") -> None:
-    for start in range(0, count, 500):
-        await asyncio.gather(*(bucket.put(f"e1.w{n}", data) for n in range(start, min(start + 500, count))))
+    for start in range(0, count, 100):
+        await asyncio.gather(*(bucket.put(f"e1.w{n}", data) for n in range(start, min(start + 100, count))))
 
 
 async def test_a_router_follows_every_kind_of_change(bus, bus_for, endpoint_id, eventually):
