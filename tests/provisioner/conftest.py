@@ -139,7 +139,7 @@ async def serving(own_nats_server, bus_for, make_provider):
     """serving(providers=..., rhythm=...): a running provisioner; `await` it, it stops with the test."""
     running: list[asyncio.Task] = []
 
-    async def serve(*providers, name: str = "provisioner", rhythm=IMPATIENT, patience=None, bus=None, bundles=None):
+    async def serve(*providers, name: str = "provisioner", rhythm=IMPATIENT, patience=None, bus=None, bundles=None, metrics=None):
         bus = bus or await bus_for("provisioner", name, server=own_nats_server)
         providers = {provider.name: provider for provider in providers or (make_provider(),)}
         service = provisioner(
@@ -149,6 +149,7 @@ async def serving(own_nats_server, bus_for, make_provider):
             bundles=bundles or Bundles(minter=None, nats_urls=(), control_url=CONTROL_URL, ttl_s=3600, now=time.time),
             now=time.time,
             rng=random.Random(1),
+            metrics=metrics,
             patience=patience or Patience(first_delay_s=0.05, factor=1.5),
             rhythm=rhythm,
         )

@@ -3,6 +3,9 @@
 import asyncio
 import time
 
+from prometheus_client import CollectorRegistry
+
+from provisioner.metrics import Metrics
 from provisioner.plan import Patience
 from provisioner.provider import MachineState, Permanent, Transient
 from provisioner.reconcile import Rhythm
@@ -322,3 +325,26 @@ async def test_a_worker_that_ended_before_its_creation_was_written_has_failed(de
     failed = await desk.event(events.WorkerFailed, worker_id=create.worker_id)
     assert failed.failure.message == "exit 1"
     assert (await desk.record(create.worker_id)).state == "failed"
+
+
+async def test_what_happened_is_counted(desk, serving, scripted):
+    registry = CollectorRegistry()
+    scripted.script["create"] = [Transient(Cause.RENT_FAILED, "busy"), Permanent(Cause.PRICE_CAP, "too dear")]
+    await serving(scripted, metrics=Metrics(registry))
+    await desk.send(dear := desk.create(TEMPLATE))
+    await desk.event(events.CommandDead, command_id=dear.command_id)
+    await desk.send(late := desk.create(TEMPLATE, deadline_at=1.0))
+    await desk.event(events.CommandRefused, command_id=late.command_id)
+    create = desk.create(TEMPLATE)
+    await desk.do(create)
+
+    def counted(outcome):
+        return registry.get_sample_value("corral_provisioner_commands_total", {"op": "create", "outcome": outcome})
+
+    await eventually(lambda: counted("done"))
+    assert [counted(outcome) for outcome in ("done", "refused", "retried", "dead")] == [1, 1, 1, 1]
+    assert registry.get_sample_value("corral_provisioner_worker_failures_total", {"cause": "price_cap"}) == 1
+    call = {"provider": "process", "op": "create"}
+    assert registry.get_sample_value("corral_provisioner_provider_call_seconds_count", call) == 3
+    running = {"provider": "process", "state": "running"}
+    await eventually(lambda: registry.get_sample_value("corral_provisioner_workers", running) == 1)
