@@ -12,6 +12,7 @@ from schemas.states import COMING, WorkerState
 
 from . import view
 from .complaints import BENCH_S, Complaints, may_bench
+from .eta import Starts
 from .liveness import Liveness
 from .pool import Pool
 from .reservations import PROMISE_TTL_S
@@ -27,6 +28,7 @@ class Fleet:
         self.workers: dict[WorkerId, Worker] = {}
         self.pools: dict[GroupId, Pool] = {}
         self.complaints = Complaints()
+        self.starts = Starts()
         self._liveness = liveness
         self._router = router
         self._benched: set[Worker] = set()
@@ -37,6 +39,7 @@ class Fleet:
     def record(self, record: WorkerRecord, now: float) -> bool:
         """The scaler wrote. True when a worker became routable or routable again."""
         worker = self.workers.get(record.worker_id)
+        self.starts.saw(record)
         if record.state is WorkerState.GONE:
             self.gone(record.worker_id)
             return False
@@ -57,6 +60,7 @@ class Fleet:
             self._benched.discard(worker)
             self._owing.pop(worker_id, None)
             self.complaints.forget(worker_id)
+            self.starts.gone(worker_id)
 
     def pulse(self, pulse: Pulse, now: float) -> bool:
         """A heartbeat came. True when the worker can take something it could not take before."""

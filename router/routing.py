@@ -194,7 +194,7 @@ class Routing:
         )
 
     def _waiting(self, desk: Desk, request: Request) -> RouteWaiting:
-        why = waiting.why(desk, request, self.board.halted_groups)
+        why = waiting.why(desk, request, self._now(), self.board.halted_groups)
         self._count(desk, f"waiting_{why.reason}")
         position = desk.hold.position(request) if request.phase is Phase.WAITING else len(desk.hold)
         return RouteWaiting(
@@ -204,6 +204,7 @@ class Routing:
             wait_reason=why.reason,
             position=position,
             retry_after_s=why.retry_after_s,
+            eta_s=why.eta_s,
         )
 
     def _count(self, desk: Desk, outcome: str) -> None:

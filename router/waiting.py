@@ -23,10 +23,11 @@ class Wait(msgspec.Struct, frozen=True):
     reason: str
     sentence: str
     retry_after_s: float
+    eta_s: float | None = None  #: until the next worker should be ready
 
 
-def why(desk: Desk, request: Request, halted: Container[GroupId] = ()) -> Wait:
-    """The first that is true, from what people decided down to what the machines do."""
+def why(desk: Desk, request: Request, wall: float, halted: Container[GroupId] = ()) -> Wait:
+    """The first that is true, from what people decided down to what the machines do. `wall` is unix s."""
     record, fleet = desk.record, desk.fleet
     if record.state is EndpointState.STOPPED:
         return Wait("stopped", f"Endpoint {desk.name} is stopped; set endpoint_state to active to serve it.", RETRY_NOTHING_S)
@@ -40,7 +41,9 @@ def why(desk: Desk, request: Request, halted: Container[GroupId] = ()) -> Wait:
         return Wait("at_capacity", "All ready workers are busy; waiting for a free one.", RETRY_AT_CAPACITY_S)
     coming = fleet.coming
     if coming:
-        return Wait("starting", f"No worker is ready; {coming} on the way.", RETRY_STARTING_S)
+        eta_s = fleet.starts.eta_s(wall)
+        soon = "" if eta_s is None else f", the first in about {eta_s:.0f} s"
+        return Wait("starting", f"No worker is ready; {coming} on the way{soon}.", RETRY_STARTING_S, eta_s)
     failures = [w.record.failure for w in fleet.workers.values() if w.record.state is WorkerState.ERROR and w.record.failure]
     if all(group.id in halted for group in record.groups) or any(failure.cause is Cause.HALTED for failure in failures):
         return Wait("halted", "The worker group is halted after repeated failures; see its events.", RETRY_NOTHING_S)

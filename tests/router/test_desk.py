@@ -57,7 +57,7 @@ def test_when_only_excluded_workers_are_left_one_is_tried_again_after_a_while():
     board = Board()
     board.add(1)
     request, got = board.held(exclude_workers=("w1",))
-    assert waiting.why(board.the, request).reason == "excluded"
+    assert waiting.why(board.the, request, 0.0).reason == "excluded"
     board.later(LAST_RESORT_S / 2)
     assert got == []
     board.later(LAST_RESORT_S / 2)
@@ -108,7 +108,7 @@ def test_a_stopped_endpoint_gives_out_nothing_and_starts_again_with_who_waits():
     board.add(1)
     board.endpoint(endpoint({}, state=EndpointState.STOPPED), board.now)
     request, got = board.held()
-    assert waiting.why(board.the, request).reason == "stopped"
+    assert waiting.why(board.the, request, 0.0).reason == "stopped"
     board.endpoint(endpoint({}), board.now)
     assert [placement.worker.id for placement in got] == ["w1"]
 
@@ -196,11 +196,11 @@ def test_a_halted_group_is_why():
     board = Board({}, {})
     request, _ = board.ask()
     board.halted(1, halted=True)
-    assert waiting.why(board.the, request, board.halted_groups).reason == "no_worker"  # the other group may still start
+    assert waiting.why(board.the, request, 0.0, board.halted_groups).reason == "no_worker"  # the other group may still start
     board.halted(2, halted=True)
-    assert waiting.why(board.the, request, board.halted_groups).reason == "halted"
+    assert waiting.why(board.the, request, 0.0, board.halted_groups).reason == "halted"
     board.halted(1, halted=False)
-    assert waiting.why(board.the, request, board.halted_groups).reason == "no_worker"
+    assert waiting.why(board.the, request, 0.0, board.halted_groups).reason == "no_worker"
 
 
 @pytest.mark.parametrize(
@@ -222,7 +222,31 @@ def test_who_waits_is_told_why(reason, prepare):
     prepare(board)
     request, placement = board.ask()
     assert placement is None
-    why = waiting.why(board.the, request)
+    why = waiting.why(board.the, request, 0.0)
     assert why.reason == reason
     assert why.sentence.endswith(".")
     assert why.retry_after_s > 0
+
+
+def test_who_waits_for_a_start_is_told_how_long_starts_take_here():
+    board = Board()
+    request, _ = board.ask()
+
+    def said(n, state, at):
+        board.worker(record(n, state=state, state_at=at), board.now)
+
+    said(1, WorkerState.CREATING, 100.0)
+    assert waiting.why(board.the, request, 110.0).eta_s is None  # nothing to go by yet
+    said(1, WorkerState.MODEL_LOADING, 120.0)
+    said(1, WorkerState.READY, 140.0)
+    said(1, WorkerState.STOPPED, 200.0)
+    said(2, WorkerState.PENDING, 1000.0)
+    said(3, WorkerState.STARTING, 1010.0)
+    other, _ = board.ask()
+    assert waiting.why(board.the, other, 1010.0).eta_s == 30.0
+    assert "about 30 s" in waiting.why(board.the, other, 1010.0).sentence
+    assert waiting.why(board.the, other, 2000.0).eta_s == 0.0
+    said(2, WorkerState.ERROR, 1020.0)
+    assert waiting.why(board.the, other, 1010.0).eta_s == 40.0
+    said(3, WorkerState.READY, 1110.0)
+    assert board.the.fleet.starts.usual_s == 58.0
