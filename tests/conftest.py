@@ -16,6 +16,7 @@ import asyncio
 import contextlib
 import itertools
 import os
+import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
@@ -55,6 +56,11 @@ class TestServer(EmbeddedServer):
         path = self.directory / "creds" / f"{name}-{next(_names)}.creds"
         write_secret(path, self.keyring.mint_creds(Role(role), name, tags=tags, expires_at=expires_at))
         return NatsSettings(urls=(self.url,), creds=str(path), connect_timeout_s=10.0)
+
+    def kill(self, sig: signal.Signals = signal.SIGKILL) -> None:
+        super().kill(sig)
+        if sig == signal.SIGSTOP and self.pid is not None:
+            os.waitpid(self.pid, os.WUNTRACED)  # its threads stop one by one, and one of them may still answer
 
     async def make_topology(self) -> None:
         async with open_client(self.settings(Role.MIGRATE, "migrate")) as client:
