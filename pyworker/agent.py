@@ -14,6 +14,7 @@ import uuid
 from collections.abc import AsyncIterator, Callable, Mapping
 
 import structlog
+from yarl import URL
 
 from . import admit, benchmark, gpu, report, settings
 from .backend import Backend
@@ -95,8 +96,7 @@ class Agent:
             uptime_s=lambda: monotonic() - self._born,
         )
         self._metrics = Metrics(lambda: self._heartbeat(self._seq))
-        model_port = config.model_server_port or own.model_port or (_free_port() if config.model_command else None)
-        base_url = _base_url(config, model_port)
+        base_url = _base_url(config, own)
         self._model = ModelClient(base_url)
         pulse = Pulse()
         self._serving = Serving(
@@ -126,7 +126,7 @@ class Agent:
         self._backend = Backend(
             config,
             base_url=base_url,
-            process=self._process(environ, model_port),
+            process=self._process(environ, URL(base_url).port),
             now=now,
             monotonic=monotonic,
             load=self.load,
@@ -186,11 +186,12 @@ class Agent:
                 link = group.create_task(self._link.run(), name="link")
                 try:
                     await self._open(host)
+                    # The background ends first: whoever watches the model must not see us end it and call that a failure.
                     async with self._background(group):
                         await self._leaving.wait()
                         await self._finish()
-                        await self._server.close(0.0 if self.load.open else CLOSE_S)
-                        await self._backend.close()
+                    await self._server.close(0.0 if self.load.open else CLOSE_S)
+                    await self._backend.close()
                 finally:
                     link.cancel()
         finally:
@@ -325,8 +326,16 @@ class Agent:
         return records.Failure(cause=cause, message=message, phase=phase, at=self._now())
 
 
-def _base_url(config: WorkerConfig, port: int | None) -> str:
+def _base_url(config: WorkerConfig, own: WorkerSettings) -> str:
+    """Raises SettingsError when nobody says where the model server listens."""
     url = (config.model_server_url or "http://127.0.0.1").rstrip("/")
+    if URL(url).explicit_port is not None and config.model_server_port is None:
+        return url
+    port = config.model_server_port or own.model_port or (_free_port() if config.model_command else None)
+    if port is None and config.model_server_url is None and config.needs_model():
+        raise SettingsError(
+            "MODEL_PORT is not set, and the WorkerConfig names no model server", "set MODEL_PORT, or model_server_port"
+        )
     return f"{url}:{port}" if port is not None else url
 
 

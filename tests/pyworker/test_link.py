@@ -1,12 +1,13 @@
 """Heartbeats and orders over a real nats-server, with a worker's own credentials; and life without it."""
 
 import asyncio
+import sys
 import time
 
 import pytest
 from worker_kit import bearer, bundle, config_for, soon
 
-from pyworker import link
+from pyworker import HandlerConfig, WorkerConfig, link
 from schemas import codec, subjects
 from schemas.ids import WorkerId
 from schemas.signals import ControlOrder, ControlReply, Heartbeat
@@ -185,6 +186,17 @@ async def test_wrong_credentials_do_not_stop_the_worker_from_serving(start_worke
     worker = await start_worker(config_for(model), made=bundle(router.url, **wrong))
     assert not worker.agent._link.connected
     assert (await http.post(f"{worker.url}/x", json=router.envelope({}, worker_id=worker.worker_id))).status == 200
+
+
+async def test_ending_its_own_model_is_no_failure(start_worker, made, ear, bus):
+    code = "import http.server, os; http.server.HTTPServer(('127.0.0.1', int(os.environ['MODEL_PORT'])), http.server.BaseHTTPRequestHandler).serve_forever()"
+    config = WorkerConfig(model_command=[sys.executable, "-c", code], handlers=[HandlerConfig("/x")], perf=1.0)
+    worker = await start_worker(config, made=made)
+    await ear.until(lambda b: b.state is W.READY)
+    assert (await order(bus, worker, op="stop")).ok
+    await asyncio.wait_for(worker.task, 15)
+    assert {b.state for b in ear.beats} <= {W.LOADING, W.MODEL_LOADING, W.BENCHMARKING, W.READY, W.DRAINING}
+    assert all(b.failure is None for b in ear.beats)
 
 
 async def test_a_link_that_is_told_to_stop_stops_whatever_it_is_doing(monkeypatch):

@@ -19,6 +19,7 @@ from pyworker import (
     SettingsError,
     WorkerConfig,
     admit,
+    agent,
     causes,
     settings,
 )
@@ -403,6 +404,27 @@ def test_settings_from_a_token_and_vasts_variables():
     assert own.url(3000) == "http://1.2.3.4:41000"
     assert "SUSECRET" not in repr(own)
     assert settings.load({**env, "PUBLIC_IPADDR": "::1"}).url(3000) == "http://[::1]:41000"
+
+
+@pytest.mark.parametrize(
+    ("url", "port", "model_port", "expected"),
+    [
+        (None, None, "8000", "http://127.0.0.1:8000"),
+        ("http://127.0.0.1", 18000, "8000", "http://127.0.0.1:18000"),
+        ("http://127.0.0.1", None, "8000", "http://127.0.0.1:8000"),
+        ("http://10.0.0.5:9000/", None, "8000", "http://10.0.0.5:9000"),
+        ("https://models.internal", None, "", "https://models.internal"),
+        (None, None, "", SettingsError),
+    ],
+)
+def test_where_the_model_listens(url, port, model_port, expected):
+    config = WorkerConfig(model_server_url=url, model_server_port=port, handlers=[HandlerConfig("/a")], perf=1.0)
+    own = settings.load({"CORRAL_WORKER_TOKEN": token(BUNDLE), "MODEL_PORT": model_port})
+    if expected is SettingsError:
+        with pytest.raises(SettingsError, match="MODEL_PORT"):
+            agent._base_url(config, own)
+    else:
+        assert agent._base_url(config, own) == expected
 
 
 @pytest.mark.parametrize(
