@@ -29,6 +29,7 @@ class Switchboard:
         self.memory = Memory()
         self.desks: dict[EndpointId, Desk] = {}
         self._by_name: dict[str, Desk] = {}
+        self._same_name: dict[str, dict[EndpointId, Desk]] = {}
         self._max_held = max_held
         self._new_idx = new_idx
         self._seq = 0
@@ -45,10 +46,10 @@ class Switchboard:
             self.desks[record.id] = desk
             for worker in self._early.pop(record.id, {}).values():
                 desk.fleet.record(worker, now)
-        elif self._by_name.get(desk.name) is desk:
-            del self._by_name[desk.name]
+        else:
+            self._unname(desk)
         desk.change(record)
-        self._by_name[record.name] = desk
+        self._name(desk)
         desk.pump(now)
         return desk
 
@@ -56,10 +57,13 @@ class Switchboard:
         desk = self.desks.pop(endpoint_id, None)
         if desk is None:
             return
-        if self._by_name.get(desk.name) is desk:
-            del self._by_name[desk.name]
+        self._unname(desk)
         for worker_id in list(desk.fleet.workers):
             desk.fleet.gone(worker_id)
+        for request in desk.hold.listening():
+            if request.wake is not None:
+                request.wake(None)
+                request.wake = None
 
     def worker(self, record: WorkerRecord, now: float) -> None:
         """The scaler wrote a worker's record."""
@@ -155,6 +159,20 @@ class Switchboard:
                 desk.hold.remove(request)
                 desk.demand.refused += 1
                 request.phase = Phase.ABSENT
+
+    def _name(self, desk: Desk) -> None:
+        """For a moment two may have one name, when both were created at once; the older one counts."""
+        named = self._same_name.setdefault(desk.name, {})
+        named[desk.id] = desk
+        self._by_name[desk.name] = named[min(named)]
+
+    def _unname(self, desk: Desk) -> None:
+        named = self._same_name[desk.name]
+        del named[desk.id]
+        if named:
+            self._by_name[desk.name] = named[min(named)]
+        else:
+            del self._same_name[desk.name], self._by_name[desk.name]
 
     def _new(self, desk: Desk, ask: RouteRequest, now: float, wall: float) -> Request:
         self._seq += 1

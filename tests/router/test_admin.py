@@ -98,6 +98,7 @@ async def test_of_many_who_create_one_name_at_once_exactly_one_succeeds(house: H
     assert statuses == [200] + [409] * 7, answers
     records = [codec.endpoint_record(e.data) for e in await house.bus.bucket(subjects.BUCKET_ENDPOINTS).all("e")]
     assert [record.name for record in records].count(name) == 1
+    assert (await house.call("POST", "/route/", {"endpoint": name, "wait_s": 0}))[0] == 200
 
 
 async def test_changes_at_the_same_time_are_all_kept(house: House):

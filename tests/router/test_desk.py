@@ -185,6 +185,29 @@ def test_bad_requests_cannot_empty_an_endpoint():
     assert board.the.fleet.routable >= 3
 
 
+# --- names --------------------------------------------------------------------------------------------------------
+
+
+def test_a_name_leads_to_the_older_of_two_and_is_not_lost_with_the_younger():
+    board = Board()
+    board.endpoint(endpoint(endpoint_id=2), board.now)
+    assert board.desk("ep") is board.the
+    board.endpoint_gone(2)
+    assert board.desk("ep") is board.the
+    board.endpoint(endpoint(endpoint_id=2, name="b"), board.now)
+    board.endpoint(endpoint(name="c"), board.now)
+    board.endpoint(endpoint(endpoint_id=2, name="ep"), board.now)
+    assert (board.desk("c"), board.desk("ep"), board.desk("b")) == (board.the, board.desks[2], None)
+
+
+def test_who_waits_for_an_endpoint_that_is_deleted_is_answered():
+    board = Board()
+    _, got = board.held()
+    board.endpoint_gone(board.the.id)
+    assert got == [None]
+    assert board.desk("ep") is None
+
+
 # --- why ----------------------------------------------------------------------------------------------------------
 
 
