@@ -16,7 +16,7 @@ from nats.aio.msg import Msg
 
 from . import js_names
 from .errors import BusError, BusRefused, BusUnavailable, Conflict, StreamMissing
-from .replies import NO_RESPONDERS, Exchange, Replies, status_of
+from .replies import NO_RESPONDERS, Exchange, Replies, expected, status_of
 
 H_MSG_ID = "Nats-Msg-Id"
 H_TTL = "Nats-TTL"
@@ -230,7 +230,7 @@ class JetStream:
         return await self._get(stream, {"seq": seq + 1, "next_by_subj": pattern}) is None
 
     async def _batch(self, stream: str, query: Mapping[str, Any]) -> _BatchReply:
-        collected = _BatchReply(asyncio.get_running_loop().create_future())
+        collected = _BatchReply(expected())
         exchange = Exchange(js_names.direct_get(stream), collected.on_message, collected.fail)
         token = self._replies.begin(exchange)
         try:

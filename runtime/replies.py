@@ -10,6 +10,7 @@ import asyncio
 import itertools
 import secrets
 from collections.abc import Callable
+from typing import Any
 
 from nats.aio.msg import Msg
 
@@ -53,7 +54,7 @@ class Replies:
 
     async def request(self, subject: str, data: bytes, timeout_s: float, *, headers: dict[str, str] | None = None) -> Msg:
         """One request, one answer. Raises BusUnavailable when none comes, BusRefused when we may not ask."""
-        answered: asyncio.Future[Msg] = asyncio.get_running_loop().create_future()
+        answered: asyncio.Future[Msg] = expected()
         token = self.begin(Exchange(subject, _resolve(answered), _reject(answered)))
         try:
             await self.send(token, data, headers=headers)
@@ -102,6 +103,13 @@ class Replies:
             if which(exchange.subject):
                 del self._open[token]
                 exchange.fail(error(exchange.subject))
+
+
+def expected() -> asyncio.Future[Any]:
+    """A future that may fail after whoever waited for it was cancelled: nobody has to hear of that."""
+    future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+    future.add_done_callback(lambda done: done.cancelled() or done.exception())
+    return future
 
 
 def _resolve(future: asyncio.Future[Msg]) -> Callable[[Msg], None]:

@@ -19,7 +19,7 @@ from . import js_names
 from .connection import Link
 from .errors import BusError, BusRefused, BusUnavailable, StreamMissing
 from .jetstream import JetStream
-from .replies import NO_RESPONDERS, Replies, status_of
+from .replies import NO_RESPONDERS, Replies, expected, status_of
 
 log = structlog.get_logger()
 
@@ -115,7 +115,7 @@ class Puller:
 
     async def _pull_once(self, inbox: str, wanted: int) -> None:
         loop = asyncio.get_running_loop()
-        pull = self._pull = _Pull(wanted, loop.create_future(), loop.time())
+        pull = self._pull = _Pull(wanted, expected(), loop.time())
         body = {"batch": wanted, "expires": int(_EXPIRES_S * 1e9), "idle_heartbeat": int(_HEARTBEAT_S * 1e9)}
         try:
             await self._link.publish(self._subject, msgspec.json.encode(body), reply=inbox)
