@@ -11,7 +11,7 @@ import hashlib
 import math
 import random
 import statistics
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import aiohttp
@@ -19,7 +19,7 @@ import msgspec
 import structlog
 from multidict import CIMultiDict
 
-from . import files
+from . import files, usercode
 from .config import HandlerConfig, Payload, Timeouts, WorkerConfig
 from .forward import ModelClient, ModelTrouble
 from .stopwatch import Expired, Stopwatch
@@ -124,20 +124,24 @@ class Benchmark:
         """Units per second. What is not answered when the time is over counts as nothing, at full length."""
         limits = msgspec.structs.replace(self._config.timeouts, total_s=timeout_s)
         started = self._monotonic()
-        async with asyncio.TaskGroup() as group:
-            asked = [group.create_task(self._units_served(handler, limits)) for _ in range(concurrency)]
+        served = await asyncio.gather(*(self._units_served(handler, limits) for _ in range(concurrency)), return_exceptions=True)
         took = self._monotonic() - started
-        return sum(task.result() for task in asked) / max(took, 1e-6)
+        for one in served:
+            if isinstance(one, BaseException):
+                raise one
+        return sum(one for one in served if isinstance(one, float)) / max(took, 1e-6)
 
     async def _units_served(self, handler: HandlerConfig, limits: Timeouts) -> float:
-        """Units of one benchmark request, 0 unless it was answered with 200 to the last byte. Raises ModelAbsent."""
+        """Units of one benchmark request, 0.0 unless it was answered with 200 to the last byte.
+
+        Raises ModelAbsent, and BenchmarkFailed when the user's generator did.
+        """
         payload = self._payload(handler)
-        units = handler.workload_calculator(payload) if handler.workload_calculator else DEFAULT_UNITS
+        units = usercode.calculate(handler, payload, DEFAULT_UNITS) if handler.workload_calculator else DEFAULT_UNITS
         try:
             with Stopwatch(limits.total_s) as watch:
                 if handler.remote_function is not None:
-                    await handler.remote_function(**payload)
-                    return units
+                    return units if await _runs(handler.remote_function, payload) else 0.0
                 headers = CIMultiDict({"Content-Type": "application/json"})
                 reply = await self._model.call("POST", handler.route, headers, msgspec.json.encode(payload), watch, limits)
                 try:
@@ -161,7 +165,12 @@ class Benchmark:
         if bench.dataset:
             return self._rng.choice(list(bench.dataset))
         assert bench.generator is not None
-        return bench.generator()
+        try:
+            return bench.generator()
+        except Exception as error:
+            raise BenchmarkFailed(
+                f"the benchmark's generator raised {type(error).__name__} at {usercode.where(error)}"
+            ) from error
 
     def _read(self) -> _Kept | None:
         if self._cache is None:
@@ -171,6 +180,15 @@ class Benchmark:
         except (OSError, msgspec.MsgspecError):
             return None
         return kept if kept.key == self._key and 0 < kept.perf < math.inf else None
+
+
+async def _runs(function: Callable[..., Awaitable[object]], payload: Payload) -> bool:
+    try:
+        await function(**payload)
+    except Exception as error:  # noqa: BLE001 -- user code
+        log.warning("benchmark_function_crashed", error=type(error).__name__, where=usercode.where(error))
+        return False
+    return True
 
 
 def _name(function: Callable[..., object] | None) -> str:

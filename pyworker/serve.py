@@ -122,6 +122,7 @@ class Serving:
                 worker_id=self._worker_id,
                 retry=refused.retry,
                 retry_after_s=refused.retry_after_s,
+                fields=refused.fields,
             )
         finally:
             self._budget.give(held)

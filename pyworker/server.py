@@ -14,7 +14,7 @@ import msgspec
 import structlog
 from aiohttp import web
 
-from . import replies
+from . import replies, usercode
 from .config import PROBE_PATHS
 from .errors import PortTaken
 from .lifecycle import Life
@@ -114,7 +114,12 @@ class Server:
             return replies.problem(
                 404, http.ErrorCode.NO_HANDLER, "This worker has no such route.", worker_id=self._worker_id, retry=False
             )
-        return await self._serving.answer(request, handler, path, query)
+        try:
+            return await self._serving.answer(request, handler, path, query)
+        except Exception as error:  # noqa: BLE001 -- a fault of ours; its text may quote what the client sent
+            log.error("request_crashed", error=type(error).__name__, where=usercode.where(error))  # noqa: TRY400
+            message = "The worker failed on this request."
+            return replies.problem(500, http.ErrorCode.INTERNAL, message, worker_id=self._worker_id, retry=False)
 
     def _probe(self, path: str) -> web.Response:
         if path == "/metrics":

@@ -38,20 +38,19 @@ def prepare(
     if handler.request_parser is not None:
         try:
             payload = handler.request_parser(payload)
+            body = memoryview(msgspec.json.encode(payload))
         except JsonDataException as error:
-            raise Refused(
-                422, _Code.BAD_FIELD, f"The payload was refused: {msgspec.json.encode(error.message).decode()}"
-            ) from error
+            fields = {str(name): str(text) for name, text in error.message.items()}
+            raise Refused(422, _Code.BAD_FIELD, "The payload was refused; `fields` says why.", fields=fields) from error
         except Exception as error:
             log.warning("request_parser_crashed", route=handler.route, error=type(error).__name__, where=where(error))
             raise Refused(500, _Code.INTERNAL, "The worker's own request_parser failed on this payload.") from error
-        body = memoryview(msgspec.json.encode(payload))
     if handler.workload_calculator is not None:
-        units = _calculate(handler, payload, units)
+        units = calculate(handler, payload, units)
     return body, payload, units
 
 
-def _calculate(handler: HandlerConfig, payload: Payload, otherwise: float) -> float:
+def calculate(handler: HandlerConfig, payload: Payload, otherwise: float) -> float:
     """The user's cost of a payload; the ticket's cost where that is no cost."""
     assert handler.workload_calculator is not None
     try:

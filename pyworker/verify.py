@@ -24,13 +24,23 @@ _Code = http.ErrorCode
 class Refused(Exception):
     """The ticket is no good. `status` and `code` go to the client; `retry` is False where the same call cannot succeed here."""
 
-    def __init__(self, status: int, code: str, message: str, *, retry: bool = False, retry_after_s: float | None = None) -> None:
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        message: str,
+        *,
+        retry: bool = False,
+        retry_after_s: float | None = None,
+        fields: dict[str, str] | None = None,
+    ) -> None:
         super().__init__(message)
         self.status = status
         self.code = code
         self.message = message
         self.retry = retry
         self.retry_after_s = retry_after_s
+        self.fields = fields or {}
 
 
 class UnknownKey(Refused):

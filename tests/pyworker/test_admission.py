@@ -245,12 +245,16 @@ def _crashes(payload):
     raise KeyError(payload["secret"])
 
 
-@pytest.mark.parametrize(("parser", "status", "code"), [(_refuses, 422, "bad_field"), (_crashes, 500, "internal")])
+@pytest.mark.parametrize(
+    ("parser", "status", "code"),
+    [(_refuses, 422, "bad_field"), (_crashes, 500, "internal"), (lambda payload: {"x": object()}, 500, "internal")],
+)
 async def test_a_parser_that_raises(parser, status, code, start_worker, model, router, http, capfd):
     worker = await start_worker(config_for(model, HandlerConfig("/x", request_parser=parser)))
     reply = await http.post(f"{worker.url}/x", json=router.envelope({"secret": "xyzzy-canary"}))
     problem = await reply.json()
     assert (reply.status, problem["error"]) == (status, code)
+    assert problem.get("fields", {}) == ({"prompt": "missing parameter"} if status == 422 else {})
     assert "xyzzy-canary" not in str(problem)
     assert not model.seen
     assert worker.agent.load.rejected_total == 1

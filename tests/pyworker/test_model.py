@@ -393,6 +393,45 @@ async def test_a_benchmark_without_a_good_answer_fails_the_worker(start_worker, 
     assert (worker.agent.life.failure.cause, worker.agent.life.failure.phase) == (Cause.BENCH_FAILED, Phase.BENCH)
 
 
+async def test_a_model_that_goes_away_during_its_benchmark_is_waited_for(start_worker, router, model):
+    async with serving(Model().app) as other:
+        port = int(other.rpartition(":")[2])
+    first, second = Model(), Model()
+    leave = asyncio.Event()
+
+    async def hold(request):
+        leave.set()
+        await asyncio.sleep(60)
+
+    first.on("/bench", hold)
+    config = benchmarked(model, model_server_url=f"http://127.0.0.1:{port}", timeouts=Timeouts(connect_s=0.5))
+    async with serving(first.app, port):
+        worker = await start_worker(config, ready=False)
+        await asyncio.wait_for(leave.wait(), 10)
+    await worker.until(WorkerState.MODEL_LOADING)
+    async with serving(second.app, port):
+        await worker.until(WorkerState.READY)
+        worker.agent.leave()
+        await asyncio.wait_for(worker.task, 10)
+
+
+def broken_generator():
+    raise KeyError("no such file")
+
+
+@pytest.mark.parametrize("what", ["generator", "function"])
+async def test_user_code_that_fails_in_the_benchmark_fails_the_benchmark(what, start_worker, model):
+    async def function(**payload):
+        raise ValueError
+
+    bench = BenchmarkConfig(generator=broken_generator if what == "generator" else dict, runs=2)
+    handler = HandlerConfig("/bench", benchmark_config=bench, remote_function=function if what == "function" else None)
+    worker = await start_worker(config_for(model, handler, perf=None), ready=False)
+    await worker.until(WorkerState.ERROR)
+    assert worker.agent.life.failure.cause is Cause.BENCH_FAILED
+    assert "no such file" not in worker.agent.life.failure.message
+
+
 async def test_a_result_is_kept_until_something_it_depends_on_changes(start_worker, model, router):
     async def run(config, **changes):
         before = len(model.seen)
