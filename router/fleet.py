@@ -18,6 +18,9 @@ from .pool import Pool
 from .reservations import PROMISE_TTL_S
 from .view import Pulse, Standing, Worker
 
+#: How often the promises of one worker are looked at besides its heartbeats, which do the same.
+LOOK_AGAIN_S = 1.0
+
 
 class Fleet:
     """Every change goes through here, so that a worker is in its group's pool exactly while it is routable.
@@ -32,7 +35,7 @@ class Fleet:
         self._liveness = liveness
         self._router = router
         self._benched: set[Worker] = set()
-        self._owing: dict[WorkerId, Worker] = {}
+        self._owing: dict[Worker, float] = {}  #: with open promises -> when to look at them again; soonest first
 
     # --- what happened ---
 
@@ -58,7 +61,7 @@ class Fleet:
             self._pool(worker.group_id).remove(worker)
             self._liveness.forget(worker)
             self._benched.discard(worker)
-            self._owing.pop(worker_id, None)
+            self._owing.pop(worker, None)
             self.complaints.forget(worker_id)
             self.starts.gone(worker_id)
 
@@ -74,7 +77,7 @@ class Fleet:
     def promised(self, worker: Worker, units: float, now: float) -> None:
         """A ticket of this router names it."""
         worker.ledger.promise(now, units)
-        self._owing[worker.id] = worker
+        self._owing.setdefault(worker, now + LOOK_AGAIN_S)
         self._pool(worker.group_id).took(worker)
 
     def promised_by_peer(self, worker_id: WorkerId, requests: int, now: float) -> None:
@@ -82,7 +85,7 @@ class Fleet:
         worker = self.workers.get(worker_id)
         if worker is not None and worker.standing is not Standing.OUT:
             worker.ledger.promise(now, 0.0, requests)
-            self._owing[worker_id] = worker
+            self._owing.setdefault(worker, now + LOOK_AGAIN_S)
             self._pool(worker.group_id).put(worker)
 
     def complaint(self, worker_id: WorkerId, request_idx: int, now: float) -> bool:
@@ -108,15 +111,17 @@ class Fleet:
             if worker.benched_until <= now:
                 self._benched.discard(worker)
                 freed |= self._place(worker, now)
-        for worker_id, worker in list(self._owing.items()):
+        while self._owing and (due := next(iter(self._owing.items())))[1] <= now:
+            worker = due[0]
+            del self._owing[worker]
             # Without reports nothing tells a kept promise from a broken one, so it stands until the work should be done.
             heard = now - worker.heard_at < PROMISE_TTL_S
             life_s = PROMISE_TTL_S if heard else PROMISE_TTL_S + worker.ledger.own_units / worker.perf / worker.slots
             if worker.ledger.expire(now - life_s):
                 self._pool(worker.group_id).put(worker)
                 freed = True
-            if not worker.ledger.requests:
-                del self._owing[worker_id]
+            if worker.ledger.requests:
+                self._owing[worker] = now + LOOK_AGAIN_S
         return freed
 
     # --- what is so ---
@@ -133,7 +138,7 @@ class Fleet:
     @property
     def reserved_units(self) -> float:
         """Work units that this router promised and no worker has reported."""
-        return sum(worker.ledger.own_units for worker in self._owing.values())
+        return sum(worker.ledger.own_units for worker in self._owing)
 
     def others_than(self, excluded: set[WorkerId]) -> bool:
         """Is any worker routable that is not one of these?"""
