@@ -21,6 +21,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 import structlog
 
@@ -32,6 +33,10 @@ from runtime.permissions import Role
 from schemas.ids import EndpointId
 
 _names = itertools.count()
+
+# A busy machine is no fault of the code under test.
+hypothesis.settings.register_profile("busy", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("busy")
 
 # Without colours and local variables: rich's tracebacks take seconds on a busy machine.
 structlog.configure(

@@ -47,17 +47,19 @@ IMPURE = {
 }
 PURE = [
     "schemas",
-    "router/view.py",
-    "router/choose.py",
-    "router/reservations.py",
-    "scaler/types.py",
-    "scaler/state.py",
-    "scaler/window.py",
-    "scaler/decide.py",
-    "scaler/limits.py",
-    "scaler/liveness.py",
-    "scaler/lifecycle.py",
-    "scaler/drain.py",
+    *(
+        f"router/{name}.py"
+        for name in (
+            "view liveness reservations choose pool shares hold requests complaints demand eta fleet desk waiting switchboard"
+        ).split()
+    ),
+    *(
+        f"scaler/{name}.py"
+        for name in (
+            "types observations state window ageing traffic capacity learning roster scene groups shares victims reactive limits "
+            "plan decide deeds drain liveness lifecycle memory replay shards orders records news"
+        ).split()
+    ),
     "scaler/engine",
     "provisioner/plan.py",
     "pyworker/lifecycle.py",

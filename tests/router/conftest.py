@@ -8,16 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
-import hypothesis
 import pytest
 
 from router.service import Router
 from runtime.bus import Bus
 from tests.router.house import House, running, settings
-
-# A busy machine is no fault of the code under test.
-hypothesis.settings.register_profile("busy", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
-hypothesis.settings.load_profile("busy")
 
 
 @pytest.fixture(scope="session")
