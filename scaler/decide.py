@@ -119,6 +119,7 @@ def _decision(scene: Scene, wanted: Want, planner: Planner) -> Decision:
         hot_asked=wanted.asked,
         cold_before=len(roster.kept_cold),
         cold_wanted=max(0, wanted.total - wanted.hot),
+        floor=wanted.floor,
         actions=actions,
         inputs=wanted.inputs,
         candidates=wanted.candidates,

@@ -28,7 +28,7 @@ def taken(state: EndpointState, observation: DecisionTaken, at: float, policy: P
             hot=decision.hot_wanted,
             hot_since_at=targets.hot_since_at if targets.hot == decision.hot_wanted else at,
             hot_peaks=window.raised(targets.hot_peaks, at, float(decision.hot_asked)),
-            cold_peaks=window.raised(targets.cold_peaks, at, float(decision.hot_wanted)),
+            cold_peaks=window.raised(targets.cold_peaks, at, float(max(decision.hot_wanted, decision.floor))),
         ),
         engine=state.engine if decision.engine is None else decision.engine,
     )

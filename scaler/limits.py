@@ -13,9 +13,9 @@ import msgspec
 from schemas.reasons import Why
 from schemas.states import WorkerState
 
-from . import capacity
+from . import capacity, window
 from .scene import Scene
-from .types import Want
+from .types import Want, WorkerFact
 
 _replace = msgspec.structs.replace
 
@@ -72,7 +72,8 @@ def _min_load(wanted: Want, scene: Scene) -> Want:
     units_per_s = scene.settings.min_load
     if units_per_s <= 0:
         return wanted
-    floor = _count_for(units_per_s, scene)
+    floor = _count_for(units_per_s, scene, scene.roster.hot)
+    wanted = _replace(wanted, units_per_s=max(wanted.units_per_s or 0.0, units_per_s))
     return _at_least(wanted, floor, Why.MIN_LOAD, f"min_load {units_per_s:.4g}/s: at least {floor} hot")
 
 
@@ -90,10 +91,13 @@ def _cold_pool(wanted: Want, scene: Scene) -> Want:
     total, floor = max(wanted.total, wanted.hot), 0
     parts = []
     if settings.cold_mult is not None or settings.min_cold_load is not None:
-        active = wanted.units_per_s * settings.target_util if wanted.units_per_s is not None else 0.0
-        by_mult = _count_for(active * settings.cold_mult, scene) if settings.cold_mult else 0
-        by_load = _count_for(settings.min_cold_load, scene) if settings.min_cold_load else 0
-        total = floor = max(wanted.hot, by_mult, by_load)
+        active = wanted.load_units_per_s or 0.0
+        pool: list[WorkerFact] = []  # by what groups are known to do: who is here now must not change what a pool is worth
+        by_mult = _count_for(active * settings.cold_mult, scene, pool) if settings.cold_mult and active > 0 else 0
+        by_load = _count_for(settings.min_cold_load, scene, pool) if settings.min_cold_load else 0
+        floor = max(wanted.hot, by_mult, by_load)
+        # The load breathes, and a pool that is bought and destroyed with every breath costs more than one that waits.
+        total = max(floor, int(window.peak(scene.state.targets.cold_peaks, scene.now, scene.policy.cold_settle_s)))
         if total > wanted.hot:
             parts.append(f"cold_mult and min_cold_load ask for {total} in all")
     if settings.cold_workers is not None and settings.cold_workers > floor:
@@ -123,9 +127,9 @@ def _max_workers(wanted: Want, scene: Scene) -> Want:
     return _replace(capped, units_per_s=None, why=Why.MAX_WORKERS, sentence=f"{wanted.sentence}; max_workers allows {ceiling}")
 
 
-def _count_for(units_per_s: float, scene: Scene) -> int:
-    """Workers that do this much; while no perf is known one is started to be measured."""
-    perf = capacity.reference_perf(scene.state, scene.roster.hot)
+def _count_for(units_per_s: float, scene: Scene, pool: list[WorkerFact]) -> int:
+    """Workers like those of the pool that do this much; while no perf is known one is started to be measured."""
+    perf = capacity.reference_perf(scene.state, pool)
     return max(1, ceil(units_per_s / perf - 1e-9)) if perf is not None else 1
 
 

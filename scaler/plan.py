@@ -125,7 +125,8 @@ class Planner:
         excess = self._existing() - max(wanted.total, wanted.floor)
         if excess <= 0:
             return
-        spare = [w for w in self._roster.cold if w.worker_id not in self._touched]
+        settled = self._now - self._policy.cold_least_s
+        spare = [w for w in self._roster.cold if w.worker_id not in self._touched and w.state_at <= settled]
         for worker in islice(victims.in_order(spare, self._state, self._roster, self._shares(wanted)), excess):
             cold_s = self._now - worker.state_at
             self._end(worker, "destroy", Why.COLD_POOL, f"cold for {cold_s:.0f} s, {wanted.total} are worth keeping")

@@ -2,12 +2,12 @@
 
     by load      arrived units/s over a minute / target_util / perf           what the endpoint's settings mean
     by use       whole workers' worth of busy slots / target_util             holds where costs are guessed wrong
-    by queue     load + backlog / (time until help could be there)            only when waits exceed target_queue_time
+    by queue     newest load + backlog / (time until help could be there)            only when waits exceed target_queue_time
     at least 1   while anybody is here
 
 The largest wins, but never more workers than requests were here at once: a request uses one worker.
-Down is slower than up: only when the load of the last minute and of the last five, with a margin, fits fewer, and nothing asked
-for more during `down_hold_s`. So constant load never flaps.
+Down is slower than up: only when the load of the last minute and of the last five, with a margin, fits fewer, and no more was asked
+for or in use at any moment of the last `down_hold_s`. So constant load never flaps.
 """
 
 from __future__ import annotations
@@ -23,6 +23,9 @@ from . import capacity, learning, traffic, window
 from .roster import Roster
 from .scene import Scene
 from .types import EndpointState, Policy, Want
+
+#: While a queue stands, load is what arrived within this.
+_NEWEST_S = 10.0
 
 
 class _Signal(msgspec.Struct, frozen=True):
@@ -63,6 +66,7 @@ def want(scene: Scene) -> Want:
         total=max(hot, int(kept_cold)),
         why=why,
         sentence=sentence,
+        load_units_per_s=signal.load_units_per_s,
         units_per_s=units,
         candidates=candidates,
         inputs=_inputs(scene, signal),
@@ -115,7 +119,8 @@ def _ask(scene: Scene, signal: _Signal) -> tuple[int, Why, str, tuple[str, ...]]
     late = max(waited_s, expected_s) > settings.target_queue_time
     if late and perf is not None:
         clear_s = max(settings.target_queue_time, signal.lead_s, 1.0)
-        count = max(1, capacity.workers_for(load + backlog / clear_s, perf, policy.up_tolerance))
+        newest = max(load, window.mean_per_s(scene.state.demand.arrived_units, scene.now, _NEWEST_S) or 0.0)
+        count = max(1, capacity.workers_for(newest + backlog / clear_s, perf, policy.up_tolerance))
         opinions.append((count, Why.QUEUE_TIME, f"{backlog:.4g} units wait, to be gone in {clear_s:.0f} s: {count}"))
     if waited_s > settings.target_queue_time and roster.ready and not roster.coming:
         count = len(roster.hot) + 1
@@ -167,9 +172,11 @@ def _keep(scene: Scene, signal: _Signal) -> tuple[int, str]:
     by_load = capacity.workers_for(load / util, signal.perf, policy.up_tolerance) if signal.perf is not None else 0
     by_busy = max(0, ceil(busy / util - policy.up_tolerance))
     by_calm = min(max(by_load, by_busy), most)
-    by_hold = int(window.peak(scene.state.targets.hot_peaks, scene.now, policy.down_hold_s))
+    asked = int(window.peak(scene.state.targets.hot_peaks, scene.now, policy.down_hold_s))
+    used = ceil(window.busiest_per_s(scene.state.demand.busy_workers_s, scene.now, policy.down_hold_s) - policy.up_tolerance)
+    by_hold = max(asked, min(used, most))
     if by_hold >= by_calm:
-        return by_hold, f"asked for within {policy.down_hold_s:.0f} s"
+        return by_hold, f"needed within {policy.down_hold_s:.0f} s"
     return by_calm, f"load of the last {policy.calm_window_s:.0f} s with a margin"
 
 

@@ -251,7 +251,7 @@ class Targets(Value, frozen=True, kw_only=True):
     hot: int = 0
     hot_since_at: float = 0.0
     hot_peaks: Window  #: maxima of what load asked for, over minutes: scale-down waits for them to pass
-    cold_peaks: Window  #: maxima over hours: what is worth keeping on disk
+    cold_peaks: Window  #: maxima over hours of hot and of the explicit floor: what is worth keeping on disk
 
 
 class LastDecision(Value, frozen=True, kw_only=True):
@@ -310,6 +310,8 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     up_tolerance: float = 0.02  #: part of a worker by which load may exceed the pool before one is added
     # cold pool, where the user sets nothing
     cold_keep_s: float = 6 * 3600.0  #: as many are kept as were hot at once within this time
+    cold_settle_s: float = 1800.0  #: and, where the user does set something, as many as that asked for within this time
+    cold_least_s: float = 900.0  #: nobody is destroyed who went cold more recently than this
     # starting
     boot_guess_s: float = 30.0  #: from command to ready, before anything was learned
     backoff_first_s: float = 5.0
@@ -343,6 +345,7 @@ class Want(msgspec.Struct, frozen=True, kw_only=True):
     floor: int = 0  #: hot and cold that must exist, bought if need be
     why: Why
     sentence: str
+    load_units_per_s: float | None = None  #: active load, when it is known
     units_per_s: float | None = None  #: capacity that is needed, when it is known; no release goes below it
     candidates: tuple[str, ...] = ()  #: what else was considered
     inputs: tuple[InputRead, ...] = ()
@@ -376,6 +379,7 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     hot_asked: int  #: what load alone asked for, before holds and limits
     cold_before: int
     cold_wanted: int
+    floor: int = 0  #: hot and cold that explicit settings ask for
     actions: tuple[Action, ...] = ()
     inputs: tuple[InputRead, ...] = ()
     candidates: tuple[str, ...] = ()

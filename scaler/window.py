@@ -6,6 +6,7 @@ filling bucket and as many full ones as make up that time.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from math import ceil
 
 import msgspec
@@ -76,6 +77,14 @@ def peak(window: Window, at: float, over_s: float) -> float:
     """The highest bucket of the last `over_s` seconds; 0 when nothing was put in."""
     moved = advanced(window, at)
     return max(moved.values[-_buckets(moved, over_s) :])
+
+
+def busiest_per_s(window: Window, at: float, over_s: float) -> float:
+    """The highest rate over two buckets in a row within the last `over_s` seconds; what is still filling counts as it is."""
+    moved = advanced(window, at)
+    recent = moved.values[-_buckets(moved, over_s) :]
+    pairs = [before + after for before, after in pairwise(recent[:-1])] or [recent[-1]]
+    return max(pairs) / (2 * moved.bucket_s)
 
 
 def _buckets(window: Window, over_s: float) -> int:

@@ -314,3 +314,13 @@ def test_an_observation_nobody_knows_is_refused():
 
     with pytest.raises(TypeError, match="Odd"):
         state.apply(Story().state, Odd(at=T0))
+
+
+def test_bursts_a_minute_apart_are_met_by_the_same_workers():
+    # knative 12765, ray 26455: thrash whenever the delay is shorter than the look-back window.
+    story = Story(create_s=10, start_s=10, slots=2, cost=50, target_queue_time=2, max_workers=10)
+    for minute in range(30):
+        story.asks(20).until(minute * 50 + 40).asks(900).until(minute * 50 + 50)
+    late = [op for at, op in story.acts() if at > 400]
+    assert late.count("start") + late.count("create") <= 3
+    assert late.count("drain") <= 3

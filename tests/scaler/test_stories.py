@@ -137,7 +137,7 @@ def test_cold_workers_builds_a_stopped_pool():
 
 def test_cold_mult_asks_for_capacity_in_all():
     story = Story(cold_mult=3.0, perf=100, create_s=20, max_workers=20)
-    story.asks(150).until(900)
+    story.asks(150).until(6000)
     assert story.ready == 2
     assert story.existing == 5  # 3 x 150 / 100, rounded up
 
@@ -284,3 +284,15 @@ def test_while_frozen_deaf_or_warming_nothing_is_decided():
         story.silent = False
         story.telemetry(Telemetry.LIVE).until(1300)
         assert story.ready == before, "and afterwards all goes on"
+
+
+def test_an_explicit_cold_pool_does_not_churn_with_the_load():
+    # Taken literally, cold_mult buys and destroys with every breath of the load.
+    import random
+
+    story = Story(cold_mult=3.0, perf=100, create_s=20, cost=50, chance=random.Random(5), max_workers=40)
+    story.asks(300).until(7200)
+    late = [(at, op) for at, op in story.acts() if at > 1800]
+    assert [op for _, op in late].count("create") <= 4
+    assert [op for _, op in late].count("destroy") <= 4
+    assert 9 <= story.existing <= 13
