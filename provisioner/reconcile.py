@@ -103,8 +103,9 @@ class Reconciler:
         # What a command holds now is looked at once it lets go.
         self._hinted = {worker_id for worker_id in self._hinted if self._locks.is_held(worker_id)}
         hands = asyncio.Semaphore(self._rhythm.at_once)
+        claims = await self._abandoned_claims()  # before the group, which would wrap what it raises
         async with asyncio.TaskGroup() as tasks:
-            for intent in await self._abandoned_claims():
+            for intent in claims:
                 tasks.create_task(self._try(hands, intent.worker_id, partial(self._settle, intent)))
             for worker_id in sorted(records.keys() | machines.keys()):
                 record = records.get(worker_id)
@@ -129,12 +130,14 @@ class Reconciler:
         return self._providers.get(record.provider) if record is not None else None
 
     async def _try(self, hands: asyncio.Semaphore, worker_id: WorkerId, mend: Callable[[], Awaitable[None]]) -> None:
-        """What cannot be mended now is found again in the next round."""
+        """What cannot be mended now is found again in the next round, and keeps nobody else from being mended."""
         async with hands:
             try:
                 await mend()
             except (ProviderError, BusError) as error:
                 log.warning("reconcile_failed", worker=worker_id, error=error.message)
+            except Exception:
+                log.exception("reconcile_failed", worker=worker_id)
 
     async def _mend(
         self, worker_id: WorkerId, provider: Provider, record: InstanceRecord | None, machine: Machine | None

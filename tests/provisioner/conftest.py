@@ -41,9 +41,11 @@ EMPTIED = (
 
 @pytest.fixture(autouse=True)
 def logs() -> Iterator[list]:
-    """What was logged, as events."""
-    with capture_logs() as events_logged:
-        yield events_logged
+    """What was logged, as events; shown when the test fails."""
+    with capture_logs() as logged:
+        yield logged
+    for event in logged:
+        print(event)
 
 
 @pytest.fixture

@@ -6,6 +6,8 @@ import pytest
 
 from provisioner.provider import Machine, MachineState, Transient
 from provisioner.reconcile import Rhythm
+from provisioner.store import Store
+from runtime.bus import BusUnavailable
 from schemas import codec, commands, events, subjects
 from schemas.ids import CommandId, GroupId, WorkerId
 from schemas.reasons import Cause
@@ -16,9 +18,14 @@ from tests.provisioner.processes import kill, processes_of
 TEMPLATE = Template(name="tiny")
 
 
-def machine_of(desk, name="w77", **more) -> Machine:
+def wid(desk, number=0) -> WorkerId:
+    """Of this test alone: events are told once for all tests that share the server."""
+    return WorkerId(f"w{desk.endpoint_id}{number}")
+
+
+def machine_of(desk, worker_id=None, **more) -> Machine:
     fields = {
-        "worker_id": WorkerId(name),
+        "worker_id": worker_id or wid(desk),
         "endpoint_id": desk.endpoint_id,
         "group_id": GroupId(1),
         "command_id": CommandId(f"e{desk.endpoint_id}.g1.s0"),
@@ -49,30 +56,30 @@ def scripted(scripted):
 
 
 async def test_a_machine_nobody_knows_is_removed(desk, serving, scripted):
-    scripted.machines["w77"] = machine_of(desk)
+    scripted.machines[wid(desk)] = machine_of(desk)
     await serving(scripted)
-    removed = await desk.event(events.OrphanRemoved, worker_id="w77")
+    removed = await desk.event(events.OrphanRemoved, worker_id=wid(desk))
     assert removed.provider == "process"
     assert not scripted.machines
 
 
 async def test_an_orphan_is_given_time(desk, serving, scripted):
-    scripted.machines["w77"] = machine_of(desk)
+    scripted.machines[wid(desk)] = machine_of(desk)
     await serving(scripted, rhythm=Rhythm(every_s=0.05, orphan_grace_s=3600))
     await rounds(scripted, 4)
-    assert "w77" in scripted.machines
+    assert wid(desk) in scripted.machines
 
 
 async def test_a_machine_of_a_living_group_is_adopted_when_its_record_was_lost(desk, serving, scripted):
     await desk.want()
-    scripted.machines["w77"] = machine_of(desk, url="http://127.0.0.1:1", mtoken_sha256="ab")
+    scripted.machines[wid(desk)] = machine_of(desk, url="http://127.0.0.1:1", mtoken_sha256="ab")
     await serving(scripted)
-    await desk.event(events.WorkerAdopted, worker_id="w77")
-    record = await desk.record("w77", "running")
+    await desk.event(events.WorkerAdopted, worker_id=wid(desk))
+    record = await desk.record(wid(desk), "running")
     assert (record.url, record.mtoken_sha256, record.template) == ("http://127.0.0.1:1", "ab", TEMPLATE)
     await rounds(scripted)
     assert len([event for event in desk.events if isinstance(event, events.WorkerAdopted)]) == 1
-    await desk.do(desk.command(commands.StopWorker, worker_id="w77"))
+    await desk.do(desk.command(commands.StopWorker, worker_id=wid(desk)))
 
 
 async def test_a_lost_machine_is_noted_once(desk, serving, scripted):
@@ -236,3 +243,30 @@ async def test_an_orphaned_process_is_ended(desk, serving, template, make_provid
     await desk.event(events.OrphanRemoved, worker_id=stray.worker_id)
     assert not processes_of(state_dir)
     assert not (state_dir / "workers" / stray.worker_id).exists()
+
+
+async def test_neither_a_broken_bus_nor_a_bug_ends_the_rounds(desk, serving, scripted, monkeypatch):
+    """Whatever a round trips over, the next one begins."""
+    await desk.want()
+    reads = iter([BusUnavailable("away"), BusUnavailable("away")])
+
+    async def claimed(_):
+        for error in reads:
+            raise error
+        return []
+
+    monkeypatch.setattr(Store, "claimed", claimed)
+    describe, broken = scripted.describe, [wid(desk)]
+
+    async def sometimes(worker_id):
+        if worker_id in broken:
+            raise ZeroDivisionError
+        return await describe(worker_id)
+
+    scripted.describe = sometimes
+    scripted.machines[wid(desk)], scripted.machines[wid(desk, 1)] = machine_of(desk), machine_of(desk, wid(desk, 1))
+    service = await serving(scripted)
+    await desk.event(events.WorkerAdopted, worker_id=wid(desk, 1))
+    broken.clear()
+    await desk.event(events.WorkerAdopted, worker_id=wid(desk))
+    assert not service.done()
