@@ -39,6 +39,10 @@ _replace = msgspec.structs.replace
 
 #: However much happens, an endpoint is not decided more often than this.
 _LEAST_S = 0.1
+#: Endpoints that are decided in one go.
+_AT_ONCE = 16
+#: A hold whose reason alone changes is told this often at most.
+_REASONS_EVERY_S = 10.0
 #: What was learned is stored this often although nothing was decided.
 _STORE_EVERY_S = 30.0
 #: An endpoint without a record is taken for deleted after this.
@@ -83,7 +87,11 @@ class Council:
     async def run(self) -> None:
         async with asyncio.TaskGroup() as tasks:
             while True:
-                for desk in self._due():
+                for count, desk in enumerate(self._due()):
+                    if count % _AT_ONCE == _AT_ONCE - 1:
+                        await asyncio.sleep(0)  # heartbeats and the lease have their turn
+                    if desk.id not in self._desks:
+                        continue
                     self._look(desk)
                     if self._has_work(desk) and not desk.settling:
                         desk.settling = True
@@ -138,15 +146,13 @@ class Council:
         last = desk.state.last.decision if desk.state.last is not None else None
         if decision.actions or last is None:
             return True
-        if decision.at - last.at >= self._policy.hold_repeat_s:
+        since_s = decision.at - last.at
+        if since_s >= self._policy.hold_repeat_s:
             return True
-        return (
-            decision.why is not last.why
-            or decision.hot_wanted != last.hot_wanted
-            or decision.cold_wanted != last.cold_wanted
-            or decision.halted != last.halted
-            or decision.activity is not last.activity
-        )
+        if (decision.hot_wanted, decision.halted, decision.activity) != (last.hot_wanted, last.halted, last.activity):
+            return True
+        said_otherwise = (decision.why, decision.cold_wanted) != (last.why, last.cold_wanted)
+        return said_otherwise and since_s >= _REASONS_EVERY_S
 
     def _record(self, desk: Desk, decision: Decision, now: float) -> None:
         state = desk.state

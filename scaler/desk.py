@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import msgspec
+import structlog
 
 from schemas.events import Decided
 from schemas.ids import CommandId, EndpointId, GroupId, WorkerId
@@ -14,6 +15,10 @@ from schemas.signals import Heartbeat
 from . import state as fold
 from .observations import Observation
 from .types import EndpointState, Policy
+
+log = structlog.get_logger()
+
+_CLOCKS_DIFFER_S = 60.0
 
 
 class Desk:
@@ -43,8 +48,12 @@ class Desk:
 
     def resume(self, state: EndpointState, now: float) -> None:
         """Continue from what the leader before us stored."""
-        heard = self.state.telemetry
-        self.state = msgspec.structs.replace(state, telemetry=heard, telemetry_at=now, at=max(state.at, now))
+        fresh = self.state
+        if state.at > now + _CLOCKS_DIFFER_S:
+            # Its clock was ahead of ours: nothing could be added to such windows for that long.
+            state = msgspec.structs.replace(state, demand=fresh.demand, targets=fresh.targets, engine=b"", engine_format="")
+            log.warning("memory_from_the_future", endpoint=self.id, ahead_s=round(state.at - now))
+        self.state = msgspec.structs.replace(state, telemetry=fresh.telemetry, telemetry_at=now, at=now)
         self.stored_generation = state.generation
         self.halted = set(state.last.decision.halted) if state.last is not None else set()
 

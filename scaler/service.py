@@ -13,6 +13,7 @@ from runtime.errors import BusError, Conflict
 from runtime.lease import Lease, LeaseTimes
 from schemas import subjects
 
+from .clock import SteadyClock
 from .metrics import Metrics
 from .reign import Reign
 from .settings import ScalerSettings
@@ -85,7 +86,7 @@ class Scaler:
             settings=self._settings,
             policy=policy,
             lease=self._lease,
-            now=self._now,
+            now=SteadyClock(self._now, self._monotonic),
             monotonic=self._monotonic,
             metrics=self._metrics,
         )

@@ -116,7 +116,7 @@ def _arrives(here: EndpointState, at: float, units: float) -> EndpointState:
 
 
 def law(test):
-    return settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])(
+    return settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])(
         test
     )
 
@@ -189,7 +189,7 @@ def test_what_was_decided_is_not_decided_again(here):
     again = decide.decide(here, POLICY, NOW)
     repeated = {(a.op, a.worker_id) for a in first.actions} & {(a.op, a.worker_id) for a in again.actions}
     assert repeated == set()
-    for _ in range(4):
+    for _ in range(12):  # a waiting request takes draining workers back one by one
         last = decide.decide(here, POLICY, NOW)
         here = after(here, last)
     assert not [a for a in decide.decide(here, POLICY, NOW).actions if a.op in ("create", "start", "drain", "undrain")]
@@ -234,8 +234,8 @@ def test_every_action_has_a_reason_and_every_decision_its_inputs(here):
             assert action.worker_id in here.workers
 
 
-@settings(max_examples=3, deadline=None)
-@given(rate=st.floats(5, 500), cost=st.sampled_from([10.0, 50.0]), util=st.sampled_from([0.7, 0.9, 1.0]))
+@settings(max_examples=2, deadline=None)
+@given(rate=st.floats(5, 400), cost=st.sampled_from([10.0, 50.0]), util=st.sampled_from([0.7, 0.9, 1.0]))
 def test_constant_load_never_flaps_in_a_day(rate, cost, util):
     story = Story(create_s=60, start_s=20, target_util=util, max_workers=30, cost=cost, step_s=30.0, inactivity_timeout=600)
     story.asks(rate).until(7200)
@@ -249,9 +249,9 @@ def test_constant_load_never_flaps_in_a_day(rate, cost, util):
 @pytest.mark.parametrize("rate, cost", [(170.0, 20.0), (265.0, 50.0)])
 def test_random_arrivals_at_a_constant_rate_hardly_move_it(rate, cost):
     story = Story(create_s=30, start_s=15, max_workers=30, cost=cost, chance=random.Random(7), inactivity_timeout=600)
-    story.asks(rate).until(4 * 3600)
+    story.asks(rate).until(3 * 3600)
     wanted = [d.hot_wanted for d in story.decisions if d.at > T0 + 3600]
     turns = sum(1 for before, now in pairwise(wanted) if before != now)
     needed = rate / 0.9 / 100
-    assert turns <= 18, f"{turns} changes in three hours"
+    assert turns <= 12, f"{turns} changes in two hours"
     assert needed - 0.1 <= sum(wanted) / len(wanted) <= needed + 1.6
