@@ -40,4 +40,5 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
+    logs.setup("scaler")  # for what goes wrong before the settings are known
     run(main)
