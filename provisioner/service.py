@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
 from runtime.bus import Bus, BusUnavailable, Conflict, Delivery
+from runtime.errors import CorralError
 from schemas import subjects
 from schemas.reasons import Cause
 
@@ -50,17 +51,27 @@ class Provisioner:
         self._providers = providers
 
     async def run(self) -> None:
+        """Raises what ended it: StreamMissing when there is nothing to work on, BusRefused when it is not ours to work."""
         enrolling = await self._bus.respond(subjects.ENROLL, self._enrollment.answer)
         try:
-            async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._work(), name="commands")
-                tasks.create_task(self._reconciler.run(), name="reconcile")
-                if self._dead_letters is not None:
-                    tasks.create_task(self._dead_letters.run(), name="dead letters")
-                for provider in self._providers.values():
-                    tasks.create_task(provider.watch(self._reconciler.hint), name=f"watch {provider.name}")
+            await self._all_tasks()
+        except ExceptionGroup as group:
+            ours, others = group.split(CorralError)
+            if ours is None or others is not None:
+                raise
+            # Made for people: the first says it, without the wrapping; the others mostly say the same.
+            raise next(iter(ours.exceptions)) from None
         finally:
             await enrolling.stop()
+
+    async def _all_tasks(self) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._work(), name="commands")
+            tasks.create_task(self._reconciler.run(), name="reconcile")
+            if self._dead_letters is not None:
+                tasks.create_task(self._dead_letters.run(), name="dead letters")
+            for provider in self._providers.values():
+                tasks.create_task(provider.watch(self._reconciler.hint), name=f"watch {provider.name}")
 
     async def reconcile_once(self) -> None:
         """One round of making records and reality agree, outside run(). Raises BusError."""

@@ -149,3 +149,11 @@ async def test_a_wrong_setting_stops_the_start_and_is_named(setting, value, monk
     monkeypatch.setattr("runtime.logs.setup", lambda *_: None)
     with pytest.raises(SettingsError, match=setting):
         await __main__.main(only_stop_workers=False)
+
+
+async def test_a_bus_without_streams_is_named_in_words(bare_nats_server, run):
+    nats = bare_nats_server.settings("provisioner", "provisioner")
+    process = await run(CORRAL_NATS_URLS=bare_nats_server.url, CORRAL_NATS_CREDS=nats.creds)
+    assert await process.exit_code() == 1
+    last = json.loads(process.log.read_text().splitlines()[-1])
+    assert last["event"] == "stopped_by_error" and last["kind"] == "StreamMissing"
