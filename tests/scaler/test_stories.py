@@ -1,11 +1,10 @@
 """The scaler's day, told in virtual time over the pure core."""
 
+from scaler import observations
+from scaler.types import Override, Policy, Telemetry
 from schemas.reasons import Cause, Why
 from schemas.records import Failure
 from schemas.states import WorkerState
-from scaler.types import Override, Policy, Telemetry
-from scaler import observations
-
 from tests.scaler.story import EP, G1, G2, T0, Activity, Story, group
 
 OOM = Failure(cause=Cause.MODEL_OOM, message="out of memory", at=T0)
