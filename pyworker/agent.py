@@ -22,7 +22,6 @@ from .benchmark import Benchmark
 from .call import Budget
 from .config import WorkerConfig
 from .errors import PortTaken, SettingsError
-from .forward import ModelClient
 from .keys import KeyRing
 from .lifecycle import IllegalMove, Life
 from .link import Link
@@ -36,6 +35,7 @@ from .serve import Serving
 from .server import Server, tls_context
 from .settings import WorkerSettings
 from .tend import Tender
+from .upstream import ModelClient
 from .verify import Verifier
 from .version import VERSION
 from .wire import reasons, records, signals, states

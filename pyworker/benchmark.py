@@ -14,15 +14,13 @@ import statistics
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-import aiohttp
 import msgspec
 import structlog
-from multidict import CIMultiDict
 
 from . import files, usercode
 from .config import HandlerConfig, Payload, Timeouts, WorkerConfig
-from .forward import ModelClient, ModelTrouble
 from .stopwatch import Expired, Stopwatch
+from .upstream import BROKEN, ModelClient, ModelTrouble
 from .wire import http
 
 log = structlog.get_logger()
@@ -142,20 +140,21 @@ class Benchmark:
             with Stopwatch(limits.total_s) as watch:
                 if handler.remote_function is not None:
                     return units if await _runs(handler.remote_function, payload) else 0.0
-                headers = CIMultiDict({"Content-Type": "application/json"})
-                reply = await self._model.call("POST", handler.route, headers, msgspec.json.encode(payload), watch, limits)
+                body = msgspec.json.encode(payload)
+                headers = b"Content-Type: application/json\r\nAccept: */*\r\nContent-Length: %d\r\n" % len(body)
+                answer = await self._model.call("POST", handler.route, headers, body, watch, limits)
                 try:
                     watch.phase("the answer", limits.idle_s)
-                    async for _ in reply.content.iter_any():
-                        watch.beat()
+                    while await answer.content.readany():
+                        watch.touch()
                 finally:
-                    reply.close()
-                return units if reply.status == 200 else 0.0
+                    answer.close()
+                return units if answer.status == 200 else 0.0
         except ModelTrouble as trouble:
             if trouble.code == http.ErrorCode.MODEL_UNREACHABLE:
                 raise ModelAbsent from trouble
             return 0.0
-        except (Expired, aiohttp.ClientError, OSError) as error:
+        except (Expired, *BROKEN) as error:
             log.warning("benchmark_request_failed", error=type(error).__name__)
             return 0.0
 

@@ -15,14 +15,13 @@ from multidict import CIMultiDict, CIMultiDictProxy
 
 from .stopwatch import Stopwatch
 from .verify import Refused
-from .version import VERSION
 from .wire import http
 
 _Code = http.ErrorCode
 
 READ_AT_ONCE = 16 * 1024
-#: Meant for one connection (RFC 9110 7.6.1), or for us and not for the model.
-NOT_PASSED_ON = frozenset(
+#: Meant for one connection (RFC 9110 7.6.1).
+_HOP_BY_HOP = frozenset(
     {
         "connection",
         "keep-alive",
@@ -33,14 +32,12 @@ NOT_PASSED_ON = frozenset(
         "trailer",
         "transfer-encoding",
         "upgrade",
-        "host",
-        "authorization",
-        "expect",
-        "content-length",
     }
 )
-_UNSAID = (("Accept", "*/*"), ("Accept-Encoding", "identity"), ("User-Agent", f"corral-pyworker/{VERSION}"))
-_OF_THE_ENVELOPE = NOT_PASSED_ON | {"content-type", "content-encoding"}
+#: Meant for us, or written anew.
+_NOT_FOR_THE_MODEL = _HOP_BY_HOP | {"host", "authorization", "expect", "content-length", "x-request-id"}
+_FROM_BEARER = frozenset(name.encode() for name in _NOT_FOR_THE_MODEL)
+_FROM_ENVELOPE = _FROM_BEARER | {b"content-type", b"content-encoding"}
 
 _decode = msgspec.json.Decoder(http.Envelope).decode
 
@@ -134,24 +131,32 @@ class Budget:
         return Refused(413, _Code.BODY_TOO_LARGE, message)
 
 
-def headers_for_model(request: web.BaseRequest, request_id: str, *, enveloped: bool) -> CIMultiDict[str]:
-    dropped = _OF_THE_ENVELOPE if enveloped else NOT_PASSED_ON
+def headers_for_model(request: web.BaseRequest, request_id: str, *, length: int | None) -> bytes:
+    """Header lines as they came, less those for one connection and those for us. `length`: of a payload out of an envelope, which is
+    JSON; None: the request's own body passes through, framed as it came.
+    """
+    dropped = _FROM_BEARER if length is None else _FROM_ENVELOPE
     named = request.headers.get("Connection")
     if named:
-        dropped |= {name.strip().lower() for name in named.split(",")}
-    passed = CIMultiDict(
-        (name, value) for name, value in request.headers.items() if name.lower() not in dropped and _clean(value)
-    )
-    if enveloped:
-        passed["Content-Type"] = "application/json"
+        dropped |= {name.strip().lower().encode("utf-8", "surrogateescape") for name in named.split(",")}
+    lines = [b"%s: %s\r\n" % header for header in request.raw_headers if header[0].lower() not in dropped]
+    lines.append(b"X-Request-Id: %s\r\n" % request_id.encode())
+    if length is not None:
+        lines.append(b"Content-Type: application/json\r\nContent-Length: %d\r\n" % length)
+    elif is_chunked(request):
+        lines.append(b"Transfer-Encoding: chunked\r\n")
     elif "Content-Length" in request.headers:
-        passed["Content-Length"] = request.headers["Content-Length"]
-    passed["X-Request-Id"] = request_id
-    # What the client did not say is said in its place, or aiohttp would say something else.
-    for name, value in _UNSAID:
-        if name not in passed:
-            passed[name] = value
-    return passed
+        lines.append(b"Content-Length: %s\r\n" % request.headers["Content-Length"].encode())
+    elif request.method in _USUALLY_WITH_BODY:
+        lines.append(b"Content-Length: 0\r\n")
+    return b"".join(lines)
+
+
+def is_chunked(request: web.BaseRequest) -> bool:
+    return "Transfer-Encoding" in request.headers
+
+
+_USUALLY_WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
 
 
 def headers_for_client(upstream: CIMultiDictProxy[str], more: dict[str, str]) -> CIMultiDict[str]:
@@ -168,9 +173,6 @@ def headers_for_client(upstream: CIMultiDictProxy[str], more: dict[str, str]) ->
 def _clean(value: str) -> bool:
     """Bytes that are no UTF-8 came in as surrogates and cannot be sent on; such a header is left out."""
     return value.isascii() or value.isprintable()
-
-
-_HOP_BY_HOP = NOT_PASSED_ON - {"host", "authorization", "expect", "content-length"}
 
 
 def without_api_key(query: str) -> str:

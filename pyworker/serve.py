@@ -8,24 +8,24 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 
 import aiohttp
 import msgspec
 import structlog
 from aiohttp import web
 from aiohttp.web_protocol import RequestPayloadError
-from multidict import CIMultiDict
 
 from . import admit, call, replies, usercode
 from .config import HandlerConfig, Payload, Timeouts, WorkerConfig
-from .forward import ClientLeft, ModelClient, ModelTrouble, Relay, Upload, UploadBroken, cut, is_short, read_whole
+from .forward import ClientLeft, Relay, cut, is_short, read_whole
 from .keys import KeyRing
 from .lifecycle import Life
 from .load import Job, Load, Outcome
 from .metrics import Metrics
 from .pulse import Pulse
 from .stopwatch import Expired, Stopwatch
+from .upstream import Answer, ModelClient, ModelTrouble, Upload, UploadBroken
 from .verify import Refused, UnknownKey, Verifier
 from .wire import http, ids, ticket
 
@@ -33,8 +33,6 @@ log = structlog.get_logger()
 
 _Code = http.ErrorCode
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
-#: aiohttp warns above 1 MiB in one piece, for good reason: the loop would stand still while it is written.
-_PIECE_BYTES = 256 * 1024
 
 
 class Order(msgspec.Struct):
@@ -222,29 +220,28 @@ class Serving:
     async def _at_model(self, order: Order) -> tuple[web.StreamResponse, Outcome]:
         timeouts = order.handler.timeouts or self._config.timeouts
         relay: Relay | None = None
-        upstream: aiohttp.ClientResponse | None = None
+        answer: Answer | None = None
         try:
             with Stopwatch(timeouts.total_s) as watch:
                 if order.handler.remote_function is not None:
                     watch.phase("the function", timeouts.first_byte_s)
                     return await self._run_function(order)
                 await _say_continue(order.request)
-                body, headers = self._outgoing(order, watch, timeouts)
-                upstream = await self._model.call(order.request.method, order.path_qs, headers, body, watch, timeouts)
-                self._note_progress(order)
-                ended_well = Outcome.FAILED if upstream.status >= 500 else Outcome.SERVED
                 if order.handler.response_generator is not None:
-                    out = await order.handler.response_generator(order.request, upstream)
-                    await _send(order.request, out)
-                    return out, ended_well
-                if is_short(upstream):
-                    whole = await read_whole(upstream)
+                    watch.phase("the answer", timeouts.first_byte_s)
+                    return await self._generate(order)
+                body, headers = _outgoing(order, watch, timeouts)
+                answer = await self._model.call(order.request.method, order.path_qs, headers, body, watch, timeouts)
+                self._note_progress(order)
+                ended_well = Outcome.FAILED if answer.status >= 500 else Outcome.SERVED
+                if is_short(answer):
+                    whole = await read_whole(answer)
                     self._pulse.answered(self._monotonic())
-                    headers = call.headers_for_client(upstream.headers, self._marks(order))
-                    reply = web.Response(status=upstream.status, reason=upstream.reason, body=whole, headers=headers)
+                    marked = call.headers_for_client(answer.headers, self._marks(order))
+                    reply = web.Response(status=answer.status, reason=answer.reason, body=whole, headers=marked)
                     await _send(order.request, reply)
                     return reply, ended_well
-                relay = Relay(order.request, upstream, self._marks(order), order.request_id)
+                relay = Relay(order.request, answer, self._marks(order), order.request_id)
                 self._pulse.streams(watch)
                 try:
                     await relay.run(watch, timeouts)
@@ -256,7 +253,7 @@ class Serving:
             if relay is not None and relay.writing:
                 cut(order.request, relay.out)
                 return relay.out, Outcome.CANCELLED
-            if upstream is None:
+            if answer is None:
                 self._pulse.timed_out()
             self._on_trouble()
             return await self._trouble(order, relay, ModelTrouble(504, _Code.MODEL_TIMEOUT, f"At the model, {error}."))
@@ -276,8 +273,8 @@ class Serving:
                 return out, Outcome.FAILED
             return self._problem(order, 500, _Code.INTERNAL, "The worker's own code failed on this request."), Outcome.FAILED
         finally:
-            if upstream is not None:
-                upstream.close()
+            if answer is not None:
+                answer.close()
 
     async def _trouble(self, order: Order, relay: Relay | None, trouble: ModelTrouble) -> tuple[web.StreamResponse, Outcome]:
         log.warning("model_trouble", code=trouble.code, request_id=order.request_id, mid_answer=relay is not None)
@@ -289,17 +286,15 @@ class Serving:
         """After the ticket was spent, so the same call cannot be repeated here."""
         return replies.problem(status, code, message, request_id=order.request_id, worker_id=self._worker_id, retry=False)
 
-    def _outgoing(
-        self, order: Order, watch: Stopwatch, timeouts: Timeouts
-    ) -> tuple[bytes | Upload | AsyncIterator[bytes] | None, CIMultiDict[str]]:
-        headers = call.headers_for_model(order.request, order.request_id, enveloped=order.raw is not None)
-        if order.raw is None:
-            has_body = order.request.body_exists and not order.request.content.at_eof()
-            return (Upload(order.request.content, watch, timeouts) if has_body else None), headers
-        if len(order.raw) <= _PIECE_BYTES:
-            return bytes(order.raw), headers
-        headers["Content-Length"] = str(len(order.raw))
-        return _pieces(order.raw), headers
+    async def _generate(self, order: Order) -> tuple[web.StreamResponse, Outcome]:
+        """The user's own answer, made from the model's."""
+        body: bytes | aiohttp.StreamReader | None = bytes(order.raw) if order.raw is not None else _own_body(order)
+        out, status = await usercode.generate(
+            order.handler, order.request, self._model.base_url + order.path_qs, body, enveloped=order.raw is not None
+        )
+        self._note_progress(order)
+        await _send(order.request, out)
+        return out, Outcome.FAILED if status >= 500 else Outcome.SERVED
 
     async def _run_function(self, order: Order) -> tuple[web.StreamResponse, Outcome]:
         function = order.handler.remote_function
@@ -323,9 +318,16 @@ class Serving:
         return {"X-Worker-Id": self._worker_id, "X-Request-Id": order.request_id, "X-Queue-Time-Ms": str(waited_ms)}
 
 
-async def _pieces(body: memoryview) -> AsyncIterator[bytes]:
-    for start in range(0, len(body), _PIECE_BYTES):
-        yield bytes(body[start : start + _PIECE_BYTES])
+def _outgoing(order: Order, watch: Stopwatch, timeouts: Timeouts) -> tuple[memoryview | Upload | None, bytes]:
+    if order.raw is not None:
+        return order.raw, call.headers_for_model(order.request, order.request_id, length=len(order.raw))
+    headers = call.headers_for_model(order.request, order.request_id, length=None)
+    content = _own_body(order)
+    return Upload(content, watch, timeouts, chunked=call.is_chunked(order.request)) if content is not None else None, headers
+
+
+def _own_body(order: Order) -> aiohttp.StreamReader | None:
+    return order.request.content if order.request.body_exists else None
 
 
 async def _say_continue(request: web.BaseRequest) -> None:

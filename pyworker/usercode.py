@@ -6,11 +6,15 @@ from __future__ import annotations
 
 import math
 
+import aiohttp
 import msgspec
 import structlog
+from aiohttp import web
+from yarl import URL
 
 from .config import HandlerConfig, Payload
 from .errors import JsonDataException
+from .upstream import ModelTrouble
 from .verify import Refused
 from .wire import http, ticket
 
@@ -59,6 +63,31 @@ def calculate(handler: HandlerConfig, payload: Payload, otherwise: float) -> flo
         log.warning("workload_calculator_crashed", route=handler.route, error=type(error).__name__, where=where(error))
         return otherwise
     return units if math.isfinite(units) and 0 <= units <= http.MAX_COST else otherwise
+
+
+async def generate(
+    handler: HandlerConfig, request: web.BaseRequest, url: str, body: bytes | aiohttp.StreamReader | None, *, enveloped: bool
+) -> tuple[web.StreamResponse, int]:
+    """The response_generator's answer, and the model's status. It is given an ordinary aiohttp response, decoded, as Vast's gives it.
+
+    Raises ModelTrouble when the model cannot be asked, and whatever the generator raises.
+    """
+    assert handler.response_generator is not None
+    headers = {
+        "Content-Type": "application/json" if enveloped else request.headers.get("Content-Type", "application/octet-stream")
+    }
+    async with aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar(), timeout=aiohttp.ClientTimeout(total=None)) as session:
+        try:
+            answer = await session.request(
+                request.method, URL(url, encoded=True), data=body, headers=headers, allow_redirects=False
+            )
+        except (aiohttp.ClientError, OSError) as error:
+            raise ModelTrouble(502, _Code.MODEL_UNREACHABLE, "The model server of this worker cannot be reached.") from error
+        async with answer:
+            out = await handler.response_generator(request, answer)
+            if not isinstance(out, web.StreamResponse):
+                raise TypeError(f"response_generator returned {type(out).__name__}")
+            return out, answer.status
 
 
 def where(error: BaseException) -> str:
