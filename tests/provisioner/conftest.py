@@ -15,6 +15,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from provisioner.bundles import Bundles
+from provisioner.hand import order_of
 from provisioner.plan import Patience
 from provisioner.providers.process import Folder, ProcessProvider, ProcessSettings
 from provisioner.reconcile import Rhythm
@@ -22,9 +23,11 @@ from provisioner.wiring import provisioner
 from runtime import js_names, topology
 from runtime.nats_bus import open_client
 from schemas import subjects
+from schemas.commands import CreateWorker
+from schemas.ids import WorkerId
 from schemas.records import Template
 from tests.conftest import TestServer
-from tests.provisioner.desk import Desk
+from tests.provisioner.desk import Desk, eventually, make_command
 from tests.provisioner.processes import WORKER, processes_of
 from tests.provisioner.scripted import ScriptedProvider
 
@@ -88,6 +91,41 @@ def make_provider(state_dir: Path) -> Callable[..., ProcessProvider]:
         )
 
     return make
+
+
+@pytest.fixture
+def order():
+    return lambda template, **more: order_of(make_command(CreateWorker, 42, template=template, endpoint_name="tiny", **more))
+
+
+@pytest.fixture
+def up(state_dir):
+    """Waits until a worker says that it is up; returns its pid."""
+
+    async def wait(machine) -> int:
+        path = state_dir / "workers" / machine.worker_id / "up"
+        await eventually(path.exists, "up")
+        return int(path.read_text())
+
+    return wait
+
+
+@pytest.fixture
+async def watching():
+    """watching(provider): follows it; returns the list of worker ids that it was told of."""
+    tasks = []
+
+    async def watch(provider) -> list[WorkerId]:
+        told: list[WorkerId] = []
+        tasks.append(asyncio.create_task(provider.watch(told.append)))
+        await asyncio.sleep(0)
+        return told
+
+    yield watch
+    for task in tasks:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
 
 
 IMPATIENT = Rhythm(every_s=0.3, orphan_grace_s=0.2, abandoned_s=30.0)
