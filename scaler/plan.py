@@ -313,8 +313,7 @@ class Planner:
         return not lost or self._now - worker.state_at >= self._policy.lost_destroy_s
 
     def _is_own(self, worker: WorkerFact) -> bool:
-        group = self._roster.groups.get(worker.group_id)
-        return worker.provider != "external" if group is None else group.managed
+        return not self._roster.is_brought(worker)
 
     def _notice_s(self) -> float:
         return self._policy.ticket_ttl_s + self._policy.clock_skew_s + 30.0

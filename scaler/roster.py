@@ -16,6 +16,9 @@ _replace = msgspec.structs.replace
 #: Exists or soon will, and costs something.
 LIVING = frozenset(WorkerState) - {WorkerState.DESTROYING, WorkerState.GONE}
 
+#: People bring these machines; they are never bought, stopped or destroyed here.
+UNMANAGED_PROVIDERS = frozenset({"external"})
+
 
 def put(state: EndpointState, worker: WorkerFact) -> EndpointState:
     return _replace(state, workers={**state.workers, worker.worker_id: worker})
@@ -59,7 +62,7 @@ class Roster:
             if worker.state not in LIVING:
                 continue
             self.living.append(worker)
-            if self._is_foreign(worker):
+            if self.is_brought(worker):
                 if worker.state is WorkerState.READY:
                     self.brought_ready.append(worker)
             elif worker.group_id not in groups:
@@ -67,9 +70,12 @@ class Roster:
             else:
                 places[worker.state].append(worker)
 
-    def _is_foreign(self, worker: WorkerFact) -> bool:
+    def is_brought(self, worker: WorkerFact) -> bool:
+        """A machine that somebody brought, whatever its group buys otherwise: theirs to end, not ours."""
+        if worker.provider:
+            return worker.provider in UNMANAGED_PROVIDERS
         group = self.groups.get(worker.group_id)
-        return worker.provider == "external" if group is None else not group.managed
+        return group is not None and not group.managed
 
     def is_stale(self, worker: WorkerFact) -> bool:
         """Of an older template revision than its group has now."""

@@ -34,14 +34,12 @@ from .observations import (
     Ticked,
     WorkerSeen,
 )
-from .roster import changed, put, without
+from .roster import UNMANAGED_PROVIDERS, changed, put, without
 from .types import Demand, EndpointSpec, EndpointState, GroupSpec, Liveness, Policy, Targets, WorkerFact
 
 _replace = msgspec.structs.replace
 
 STANDARD = Policy()
-#: Providers whose machines belong to people: never bought, stopped or destroyed.
-UNMANAGED_PROVIDERS = frozenset({"external"})
 
 _LOAD_BUCKET_S, _LOAD_BUCKETS = 5.0, 64
 _HOT_BUCKET_S, _HOT_BUCKETS = 10.0, 36
