@@ -1,0 +1,64 @@
+"""The infinite pool: when would each request leave, if it had been served at once?
+
+The number of requests in such a pool is the load, free of queueing and of today's capacity (Whitt, Offered load analysis for
+staffing, 2012). Departures are kept as counts in bins, so that memory is bounded whatever the rate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .seen import Arrivals
+
+BIN_S = 2.0
+BINS = 512
+#: A longer service is taken as this long.
+LONGEST_S = BIN_S * (BINS - 2)
+
+
+class Pool:
+    """Departures at multiples of BIN_S: each is rounded to the nearest, which on average is right."""
+
+    __slots__ = ("counts", "present")
+
+    def __init__(self, counts: NDArray[np.float32], present: float) -> None:
+        """`counts[k % BINS]` requests leave at k * BIN_S."""
+        self.counts = counts
+        self.present = present
+
+    def pass_time(self, from_s: float, to_s: float, arrivals: Sequence[Arrivals]) -> float:
+        """Request-seconds in the pool between two moments; arrivals are taken to come half way.
+
+        Changes the pool in place.
+        """
+        area = self.present * (to_s - from_s)
+        first, last = int(from_s // BIN_S) + 1, int(to_s // BIN_S)
+        for k in range(max(first, last - BINS + 1), last + 1):
+            gone = float(self.counts[k % BINS])
+            if gone:
+                area -= gone * (to_s - k * BIN_S)
+                self.present -= gone
+                self.counts[k % BINS] = 0.0
+        middle_s = (from_s + to_s) / 2
+        for group in arrivals:
+            service_s = min(group.service_s, LONGEST_S)
+            leaves = round((middle_s + service_s) / BIN_S)
+            if leaves <= last:
+                area += group.count * service_s
+            else:
+                area += group.count * (to_s - middle_s)
+                self.present += group.count
+                self.counts[leaves % BINS] += group.count
+        self.present = max(self.present, 0.0)
+        return max(area, 0.0)
+
+    def still_there(self, at_s: float, after_s: float) -> float:
+        """How many of those present at `at_s` have not left `after_s` later."""
+        first, last = int(at_s // BIN_S) + 1, int((at_s + after_s) // BIN_S)
+        if last - first + 1 >= BINS:
+            return 0.0
+        leaving = np.take(self.counts, range(first, last + 1), mode="wrap").sum() if last >= first else 0.0
+        return max(0.0, self.present - float(leaving))

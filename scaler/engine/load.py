@@ -1,0 +1,97 @@
+"""The load now and soon: levels, peaks, and how surprising the load has been.
+
+forecast   who is in the infinite pool now and will still be there when a worker asked for now is ready, and who will have
+           come by then if work goes on arriving as it did lately
+average    exponential mean of the load
+peak       follows the load up at one speed and down at another
+Z          mean squared error of a level as a forecast over the lead, per unit of level: 1 for Poisson traffic of short
+           requests, large for bursty traffic (the peakedness of square-root staffing)
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import rules
+from .constants import Constants
+from .departures import Pool
+from .memory import STAGES, Memory
+from .seen import Seen
+
+Wide = NDArray[np.float64]
+
+
+def take_in(memory: Memory, seen: Seen, constants: Constants) -> float:
+    """Everything about the load since the step before, into memory; returns the mean load in slots."""
+    dt_s = seen.at_s - memory.at_s
+    load = _offered(memory, seen, dt_s) if seen.costs_known or seen.present is None else seen.present
+    lead_s = seen.lead_s
+    within_lead = sum(group.count * min(group.service_s, lead_s) for group in seen.arrivals)
+    inflow = within_lead / dt_s if seen.costs_known else load
+    _follow(memory.flows, inflow, dt_s, constants.forecast_s)
+    _follow(memory.averages, load, dt_s, constants.average_s)
+    _follow_peaks(memory, load, dt_s, constants)
+    _remember_services(memory, seen)
+    return load
+
+
+def levels(memory: Memory, seen: Seen) -> Wide:
+    """Forecasts, then averages, in slots."""
+    staying = Pool(memory.departures, memory.present).still_there(seen.at_s, seen.lead_s) if seen.costs_known else 0.0
+    return np.concatenate((memory.flows + staying, memory.averages))
+
+
+def learn_surprise(memory: Memory, load: float, now: Wide, dt_s: float, constants: Constants) -> None:
+    """Compare the load with what was forecast a lead ago; `now` are the present levels, for later."""
+    forecast = memory.past_levels[(memory.stage + 1) % STAGES]
+    keep = math.exp(-dt_s / constants.surprise_memory_s)
+    memory.surprise = memory.surprise * keep + (load - forecast) ** 2 * dt_s
+    memory.surprise_weight = memory.surprise_weight * keep + np.maximum(forecast, 0.5) * dt_s
+    memory.past_levels[memory.stage % STAGES] = now
+
+
+def needs(memory: Memory, now: Wide, slots: int, table: rules.Rules, constants: Constants) -> NDArray[np.float32]:
+    """Workers that each kind of rule would have, before rounding: levels x margins, then peaks x shares."""
+    spread = np.sqrt(np.maximum(now, constants.surprise_floor) * (memory.surprise / memory.surprise_weight))
+    by_level = now[:, None] + table.margins * spread[:, None]
+    by_peak = memory.peaks[:, None] * table.peak_shares
+    need = np.concatenate((by_level.ravel(), by_peak.ravel()))
+    need[need < constants.asleep_slots] = 0.0
+    return (need / slots).astype(np.float32)
+
+
+def residual_service_s(memory: Memory) -> float:
+    """Mean time that a request found in service still takes."""
+    return max(1.0, memory.service_square_s2 / (2 * memory.service_mean_s)) if memory.service_mean_s > 0 else 1.0
+
+
+def _offered(memory: Memory, seen: Seen, dt_s: float) -> float:
+    pool = Pool(memory.departures, memory.present)
+    area = pool.pass_time(memory.at_s, seen.at_s, seen.arrivals)
+    memory.present = pool.present
+    return area / dt_s
+
+
+def _follow(means: Wide, value: float, dt_s: float, smoothing_s: tuple[float, ...]) -> None:
+    means += np.array([1 - math.exp(-dt_s / s) for s in smoothing_s]) * (value - means)
+
+
+def _follow_peaks(memory: Memory, load: float, dt_s: float, constants: Constants) -> None:
+    up = np.array([1 - math.exp(-dt_s / rise) if rise else 1.0 for rise in constants.rises_s for _ in constants.falls_s])
+    down = np.array([1 - math.exp(-dt_s / fall) for _ in constants.rises_s for fall in constants.falls_s])
+    memory.peaks += np.where(load > memory.peaks, up, down) * (load - memory.peaks)
+
+
+def _remember_services(memory: Memory, seen: Seen) -> None:
+    """Moments of the service time, over the last thousand requests or so."""
+    count = sum(group.count for group in seen.arrivals)
+    if not count:
+        return
+    mean_s = sum(group.count * group.service_s for group in seen.arrivals) / count
+    square_s2 = sum(group.count * group.service_s**2 for group in seen.arrivals) / count
+    keep = 0.999**count if memory.service_mean_s else 0.0
+    memory.service_mean_s = keep * memory.service_mean_s + (1 - keep) * mean_s
+    memory.service_square_s2 = keep * memory.service_square_s2 + (1 - keep) * square_s2

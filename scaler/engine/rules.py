@@ -1,0 +1,76 @@
+"""Scaling rules: simple opinions, each right for some traffic, none for all.
+
+    level     (level + margin * sqrt(level * Z)) / slots, a smaller need must last for `hold`
+    peak      share * (decaying peak of the load) / slots
+    keep      k workers for so long after the last activity, else the common level rule
+
+A level is a forecast of the load at the time a worker started now would be ready, or an average of the load (`load`).
+
+Square-root staffing: Jennings, Mandelbaum, Massey, Whitt, Server staffing to meet time-varying demand, Management Science 42(10),
+1996. Letting a server idle for a while before it goes: Gandhi, Gupta, Harchol-Balter, Kozuch, Optimality analysis of
+energy-performance trade-off for server farm management, 2010.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .constants import Constants
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Rules:
+    """The same rule at the same index of every array."""
+
+    names: tuple[str, ...]
+    need: NDArray[np.intp]  #: which of the needs (levels x margins, then peaks x shares) the rule follows
+    hold_s: Floats
+    keep: Floats  #: workers kept ...
+    keep_s: Floats  #: ... for so long after the last activity
+    margins: Floats
+    peak_shares: Floats
+    prior: int  #: the rule to follow before there is anything to compare
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+@lru_cache(maxsize=8)
+def table(constants: Constants) -> Rules:
+    """All rules of a set of constants. Raises ValueError when the common rule is not among them."""
+    c = constants
+    levels = [f"forecast by {s:g} s" for s in c.forecast_s] + [f"average of {s:g} s" for s in c.average_s]
+    peaks = [f"peak (up {rise:g} s, down {fall:g} s)" for rise in c.rises_s for fall in c.falls_s]
+    names: list[str] = []
+    rows: list[tuple[int, float, float, float]] = []
+    for level, level_name in enumerate(levels):
+        for m, margin in enumerate(c.margins):
+            for hold_s in c.holds_s:
+                names.append(f"{level_name}, margin {margin:g}, hold {hold_s:g} s")
+                rows.append((level * len(c.margins) + m, hold_s, 0.0, 0.0))
+    for peak, peak_name in enumerate(peaks):
+        for s, share in enumerate(c.peak_shares):
+            names.append(f"{share:g} of {peak_name}")
+            rows.append((len(levels) * len(c.margins) + peak * len(c.peak_shares) + s, 0.0, 0.0, 0.0))
+    prior = names.index(f"average of {c.common_s:g} s, margin {c.common_margin:g}, hold {c.common_hold_s:g} s")
+    for keep in c.keep_workers:
+        for keep_s in c.keeps_s:
+            names.append(f"{keep} kept for {keep_s:g} s")
+            rows.append((rows[prior][0], c.common_hold_s, float(keep), keep_s))
+    needs, holds, keeps, keep_times = zip(*rows, strict=True)
+    return Rules(
+        names=tuple(names),
+        need=np.array(needs, dtype=np.intp),
+        hold_s=np.array(holds, dtype=np.float32),
+        keep=np.array(keeps, dtype=np.float32),
+        keep_s=np.array(keep_times, dtype=np.float32),
+        margins=np.array(c.margins, dtype=np.float32),
+        peak_shares=np.array(c.peak_shares, dtype=np.float32),
+        prior=prior,
+    )

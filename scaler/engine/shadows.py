@@ -1,0 +1,87 @@
+"""A pool for each rule: what would have happened, had this rule been followed all the time?
+
+Each shadow is a fluid model of a real pool. A worker that is wanted becomes ready after the lead; who is wanted no longer is
+cancelled if still on its way, newest first, and else drains: it serves what it has, and is taken back first when it is wanted again.
+Cancelling the newest first means that n workers are ready when at least n have been wanted all through the last lead: the number
+ready is the smallest target of that time.
+
+    lag    request-seconds by which the pool is behind an infinite one; lag / slots is the wait of a request that comes now
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import load
+from .constants import Constants
+from .memory import BELOW_S, DRAINING, LAG, READY, STAGES, TARGET, Memory
+from .rules import Rules
+from .seen import Seen
+
+Floats = NDArray[np.float32]
+
+
+def enter_stages(memory: Memory, seen: Seen) -> None:
+    """Begin the stages that time has reached since the step before; what was, held through them. Comes before `follow`."""
+    stage = int(seen.at_s // memory.stage_s)
+    for k in range(max(memory.stage + 1, stage - STAGES + 1), stage + 1):
+        memory.recent_targets[k % STAGES] = memory.shadows[TARGET]
+        memory.past_levels[k % STAGES] = memory.past_levels[memory.stage % STAGES]
+    memory.stage = max(stage, memory.stage)
+
+
+def follow(memory: Memory, need: Floats, busy: bool, seen: Seen, dt_s: float, table: Rules, constants: Constants) -> None:
+    """Set every rule's target by its need: up at once, down after its hold."""
+    target, below_s = memory.shadows[TARGET], memory.shadows[BELOW_S]
+    floor = np.float32(max(seen.least, 1 if busy else 0))
+    kept = np.where(seen.at_s - memory.last_active_s <= table.keep_s, np.maximum(table.keep, floor), floor)
+    wanted = need[table.need]
+    most = np.float32(seen.most)
+    up = np.minimum(np.maximum(np.ceil(wanted - np.float32(constants.up_slack + _ROUNDING)), kept), most)
+    down = np.minimum(np.maximum(np.ceil(wanted - np.float32(_ROUNDING)), kept), most)
+    below_s += np.float32(dt_s)
+    below_s[down >= target] = 0.0
+    falls = (down < target) & (below_s >= table.hold_s)
+    np.maximum(target, up, out=target)
+    target[falls] = down[falls]
+    below_s[falls] = 0.0
+
+
+#: Needs are 32-bit numbers: one that is a whole number but for its last bits is that number.
+_ROUNDING = 1e-4
+
+
+def live(memory: Memory, mean_load: float, seen: Seen, dt_s: float, constants: Constants) -> tuple[Floats, NDArray[np.bool_]]:
+    """Let time pass in every shadow; returns (worker-seconds paid for, is a request that came just now late)."""
+    pool, slots = memory.shadows, seen.slots
+    target, draining, lag = pool[TARGET], pool[DRAINING], pool[LAG]
+    before = pool[READY].copy()
+    recent = memory.recent_targets
+    now = memory.stage % STAGES
+    np.minimum(recent[now], target, out=recent[now])
+    ready = recent.min(axis=0)
+    # Taken back from draining: as good as never let go.
+    back = np.minimum(np.maximum(target - ready, 0.0), draining)
+    if back.any():
+        draining -= back
+        ready += back
+        np.maximum(recent, ready, out=recent)
+    busy_share = min(1.0, mean_load / (slots * constants.draining_share))
+    draining += np.maximum(before - target, 0.0) * np.float32(busy_share)
+    draining *= np.float32(math.exp(-dt_s / (constants.drain_rounds * load.residual_service_s(memory))))
+    pool[READY] = ready
+    served = (ready + np.float32(constants.draining_share) * draining) * np.float32(slots * dt_s)
+    np.maximum(lag + np.float32(mean_load * dt_s) - served, 0.0, out=lag)
+    paid = (ready + draining + np.float32(seen.billed_share) * (target - ready)) * np.float32(dt_s)
+    soon = _ready_within(memory, seen.target_wait_s, seen.lead_s)
+    return paid, lag > np.float32(seen.target_wait_s * slots) * soon
+
+
+def _ready_within(memory: Memory, wait_s: float, lead_s: float) -> Floats:
+    """Workers that will be ready by then if all goes on: those wanted long enough that less than the wait is left."""
+    needed = max(1, min(STAGES, math.ceil((lead_s - wait_s) / memory.stage_s)))
+    last = [(memory.stage - k) % STAGES for k in range(needed)]
+    return np.asarray(memory.recent_targets[last].min(axis=0))

@@ -1,0 +1,79 @@
+"""One step of the engine: how many hot workers should there be?
+
+    arrivals --> load --> needs of some hundred rules --> their targets --> a shadow pool for each --> cost and lateness
+                                                              |                                          |
+                                              weighted mean, rounded <-------- weights <-------- score --+
+
+No rule is right for all traffic, so all are followed, in shadow, all the time, and the real pool follows those that have lately
+been cheapest at the wished-for share of late requests. Weights fall exponentially with the score (the weighted majority of
+Littlestone and Warmuth, 1994; Herbster and Warmuth, Tracking the best expert, 1998, for forgetting), so the target moves smoothly
+from rule to rule.
+
+Pure: the same memory and the same seen give the same opinion and the same memory after.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from . import load, rules, score, shadows
+from .constants import DEFAULT, Constants
+from .memory import TARGET, Memory
+from .seen import Opinion, Seen
+
+
+def step(memory: Memory, seen: Seen, constants: Constants = DEFAULT) -> tuple[Opinion, Memory]:
+    """The opinion now, and what to remember for the next step. Time must have passed since the last one."""
+    memory = memory.copy()
+    table = rules.table(constants)
+    dt_s = max(seen.at_s - memory.at_s, 1e-3)
+    arrived = sum(group.count for group in seen.arrivals)
+    mean_load = load.take_in(memory, seen, constants)
+    busy = arrived > 0 or mean_load > 1e-9
+    if busy:
+        memory.last_active_s = seen.at_s
+    shadows.enter_stages(memory, seen)
+    levels = load.levels(memory, seen)
+    load.learn_surprise(memory, mean_load, levels, dt_s, constants)
+    need = load.needs(memory, levels, seen.slots, table, constants)
+    shadows.follow(memory, need, busy, seen, dt_s, table, constants)
+    paid, is_late = shadows.live(memory, mean_load, seen, dt_s, constants)
+    score.remember(memory, paid, is_late, arrived, dt_s, constants)
+    score.correct(memory, seen, constants)
+    memory.at_s = seen.at_s
+    return _opinion(memory, seen, mean_load, table, constants), memory
+
+
+def _opinion(memory: Memory, seen: Seen, mean_load: float, table: rules.Rules, constants: Constants) -> Opinion:
+    targets = memory.shadows[TARGET]
+    scores = score.of_each(memory, seen, constants)
+    best = int(scores.argmin())
+    weights = np.exp(-constants.sharpness * (scores / max(float(scores[best]), 1e-9) - 1.0))
+    weights /= weights.sum()
+    asked = float(np.dot(weights, targets))
+    hot, because = max(0, math.ceil(asked - constants.rounding - 1e-6)), "rules"
+    age_s = seen.at_s - memory.began_s
+    if age_s <= constants.follow_prior_s:
+        best = table.prior
+        hot, because = int(targets[best]), "prior"
+    if age_s < constants.caution_s and memory.start_hot > hot:
+        hot, because = memory.start_hot, "caution"
+    queue_s = seen.waiting * memory.service_mean_s / (max(1, seen.hot) * seen.slots)
+    if queue_s > seen.target_wait_s and seen.hot + 1 > hot:
+        hot, because = seen.hot + 1, "queue"
+    if hot == 0 and seen.waiting + seen.serving:
+        hot, because = 1, "present"
+    some = targets[weights > 0.01]
+    return Opinion(
+        hot=min(max(hot, seen.least), seen.most),
+        asked=asked,
+        load_slots=mean_load,
+        rule=table.names[best],
+        share=float(weights[best]),
+        low=int(some.min()) if len(some) else hot,
+        high=int(some.max()) if len(some) else hot,
+        because=because,
+        slack=memory.slack,
+    )
