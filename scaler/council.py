@@ -144,7 +144,7 @@ class Council:
 
     def _is_news(self, desk: Desk, decision: Decision) -> bool:
         last = desk.state.last.decision if desk.state.last is not None else None
-        if decision.actions or last is None:
+        if last is None or (decision.actions and not decision.advisory):
             return True
         since_s = decision.at - last.at
         if since_s >= self._policy.hold_repeat_s:

@@ -122,6 +122,7 @@ def _decision(scene: Scene, wanted: Want, planner: Planner) -> Decision:
         floor=wanted.floor,
         actions=actions,
         inputs=wanted.inputs,
+        engine=wanted.engine,
         candidates=wanted.candidates,
         halted=_halted(state, roster),
         look_again_s=look_again_s,

@@ -31,11 +31,12 @@ def taken(state: EndpointState, observation: DecisionTaken, at: float, policy: P
             cold_peaks=window.raised(targets.cold_peaks, at, float(max(decision.hot_wanted, decision.floor))),
         ),
         engine=state.engine if decision.engine is None else decision.engine,
+        engine_format=state.engine_format if decision.engine is None else decision.policy,
     )
     if not observation.recorded:
         return state
     last = LastDecision(
-        decision=decision,
+        decision=_replace(decision, engine=None),  # it is in the state already
         decision_hash=observation.decision_hash,
         published=observation.published,
         previous_hash=state.last.decision_hash if state.last is not None else "",

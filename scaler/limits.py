@@ -32,7 +32,7 @@ def apply(wanted: Want, scene: Scene) -> Want:
 
 def idle_since_at(scene: Scene) -> float:
     """When the endpoint fell silent: after the last request, and not before the newest worker could serve one."""
-    ready = [worker.ready_at for worker in scene.roster.ready if worker.ready_at is not None]
+    ready = [worker.ready_at for worker in scene.roster.serving if worker.ready_at is not None]
     begin = scene.state.spec.created_at if scene.state.spec is not None else 0.0
     return max(scene.state.demand.last_activity_at, begin, max(ready, default=0.0))
 

@@ -88,7 +88,7 @@ class Planner:
         old = [w for w in self._roster.ready if self._is_leaving(w)]
         if not old:
             return
-        fresh = [w for w in [*self._roster.ready, *self._roster.brought_ready] if not self._is_leaving(w)]
+        fresh = [w for w in self._roster.serving if not self._is_leaving(w)]
         spare = len(old) + len(fresh) - wanted.hot
         hurried = [w for w in old if w.gone_at is not None and w.gone_at - self._now <= self._notice_s()]
         for worker in hurried:

@@ -122,7 +122,7 @@ def _ask(scene: Scene, signal: _Signal) -> tuple[int, Why, str, tuple[str, ...]]
         newest = max(load, window.mean_per_s(scene.state.demand.arrived_units, scene.now, _NEWEST_S) or 0.0)
         count = max(1, capacity.workers_for(newest + backlog / clear_s, perf, policy.up_tolerance))
         opinions.append((count, Why.QUEUE_TIME, f"{backlog:.4g} units wait, to be gone in {clear_s:.0f} s: {count}"))
-    if waited_s > settings.target_queue_time and roster.ready and not roster.coming:
+    if waited_s > settings.target_queue_time and roster.serving and not roster.coming:
         count = len(roster.hot) + 1
         opinions.append(
             (
@@ -131,7 +131,7 @@ def _ask(scene: Scene, signal: _Signal) -> tuple[int, Why, str, tuple[str, ...]]
                 f"a request waits {waited_s:.1f} s (target {settings.target_queue_time:.3g} s): one more, {count}",
             )
         )
-    if here.waiting and not roster.ready:
+    if here.waiting and not roster.serving:
         opinions.append((1, Why.DEMAND_WAITING, f"{here.waiting} requests wait and no worker is ready: at least 1"))
     elif here.requests:
         opinions.append((1, Why.LOAD_UP, f"{here.requests} requests are here: at least 1"))
@@ -141,7 +141,7 @@ def _ask(scene: Scene, signal: _Signal) -> tuple[int, Why, str, tuple[str, ...]]
     most = max(int(signal.most_present), here.requests, 1)
     if count > most:
         sentence, count = f"{sentence}; at most {most} requests were here at once", most
-    if why is Why.LOAD_UP and not roster.ready and here.waiting:
+    if why is Why.LOAD_UP and not roster.serving and here.waiting:
         why = Why.DEMAND_WAITING
     if why is Why.LOAD_UP and count < len(roster.hot):
         why = Why.LOAD_DOWN
@@ -217,7 +217,7 @@ def _inputs(scene: Scene, signal: _Signal) -> tuple[InputRead, ...]:
         InputRead(name="inflight", value=float(here.inflight), age_s=beat_age_s, unit="requests"),
         InputRead(name="queued", value=float(here.queued), age_s=beat_age_s, unit="requests"),
         InputRead(name="oldest_wait", value=max(here.oldest_wait_s, here.oldest_queued_s), age_s=router_age_s, unit="s"),
-        InputRead(name="ready", value=float(len(roster.ready) + len(roster.brought_ready)), age_s=beat_age_s, unit="workers"),
+        InputRead(name="ready", value=float(len(roster.serving)), age_s=beat_age_s, unit="workers"),
         InputRead(name="coming", value=float(len(roster.coming)), unit="workers"),
         InputRead(name="lead", value=signal.lead_s, unit="s"),
     )

@@ -83,6 +83,11 @@ class Roster:
         return group is not None and worker.revision < group.revision
 
     @property
+    def serving(self) -> list[WorkerFact]:
+        """Ready, whoever they belong to."""
+        return [*self.ready, *self.brought_ready]
+
+    @property
     def hot(self) -> list[WorkerFact]:
         """Ready or on the way: capacity that is already paid for. Counted by id, so nothing is bought twice."""
         return [*self.ready, *self.coming, *self.brought_ready]

@@ -349,6 +349,7 @@ class Want(msgspec.Struct, frozen=True, kw_only=True):
     units_per_s: float | None = None  #: capacity that is needed, when it is known; no release goes below it
     candidates: tuple[str, ...] = ()  #: what else was considered
     inputs: tuple[InputRead, ...] = ()
+    engine: bytes | None = None  #: the engine's memory from now on; None: unchanged
 
 
 class Action(msgspec.Struct, frozen=True, kw_only=True):
