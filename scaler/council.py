@@ -45,7 +45,7 @@ _AT_ONCE = 16
 _REASONS_EVERY_S = 10.0
 #: What was learned is stored this often although nothing was decided.
 _STORE_EVERY_S = 30.0
-#: An endpoint without a record is taken for deleted after this.
+#: Workers of an endpoint nobody has heard of: its record may be a moment behind.
 _UNKNOWN_S = 10.0
 
 
@@ -58,6 +58,7 @@ class Council:
         bus: Bus,
         desks: dict[EndpointId, Desk],
         intake: Callable[[], Intake],
+        endpoints_vanished: Callable[[], bool],
         lease: Lease,
         shard: int,
         outbox: Outbox,
@@ -69,6 +70,7 @@ class Council:
         self._bucket = bus.bucket(subjects.BUCKET_SCALER)
         self._desks = desks
         self._intake = intake
+        self._endpoints_vanished = endpoints_vanished
         self._lease = lease
         self._shard = shard
         self._outbox = outbox
@@ -127,8 +129,12 @@ class Council:
 
     def _look(self, desk: Desk) -> None:
         now = self._now()
-        if desk.endpoint is None and not desk.state.deleted and now - desk.stored_at > _UNKNOWN_S:
-            desk.fold(EndpointSeen(at=now, endpoint=None))
+        if desk.endpoint is None and not desk.state.deleted:
+            if self._endpoints_vanished():
+                desk.look_at = now + self._policy.tick_s
+                return
+            if desk.state.spec is not None or now - desk.begun_at > _UNKNOWN_S:
+                desk.fold(EndpointSeen(at=now, endpoint=None))
         before, state = desk.fold(Ticked(at=now))
         began = time.perf_counter()
         decision = decide.decide(state, self._policy, now)

@@ -34,6 +34,7 @@ class Desk:
         self.written_revision: dict[WorkerId, int] = {}
         self.sent: set[CommandId] = set()
         self.halted: set[GroupId] = set()
+        self.begun_at = now
         self.look_at = now  #: when to decide next
         self.looked_at = float("-inf")
         # its memory in corral_scaler

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import msgspec
 import structlog
@@ -72,6 +72,7 @@ class Intake:
         self._now = now
         self._monotonic = monotonic
         self._metrics = metrics
+        self._numbered = False  # the endpoints' bucket had its sequence, which nobody ever deletes
 
     # --- signals ---
 
@@ -113,15 +114,24 @@ class Intake:
 
     # --- views: (key, value or None, revision) ---
 
+    def endpoints_vanished(self, present: Collection[str]) -> bool:
+        """Whether the bucket of endpoints was lost and made anew, rather than its endpoints deleted. Deleting everybody's workers for
+        that would be the worst answer; until the records are back nothing is decided.
+        """
+        if subjects.SEQUENCE_KEY in present:
+            self._numbered = True
+        return self._desks != {} and subjects.SEQUENCE_KEY not in present and (self._numbered or not present)
+
     def endpoint(self, key: str, data: bytes | None, _revision: int) -> None:
+        if key == subjects.SEQUENCE_KEY and data is not None:
+            self._numbered = True
         endpoint_id = _endpoint_of(key)
         if endpoint_id is None or not self._covers(endpoint_id):
             return
         if data is None:
             if endpoint_id in self._desks:
-                desk = self._desks[endpoint_id]
-                desk.endpoint = None
-                self._fold_all(desk, EndpointSeen(at=self._now(), endpoint=None))
+                self._desks[endpoint_id].endpoint = None
+                self._wake(self._desks[endpoint_id])
             return
         try:
             record = codec.endpoint_record(data)

@@ -60,7 +60,7 @@ class Ledger:
 
     def stands(self, desk: Desk, worker_id: WorkerId, data: bytes | None, revision: int) -> None:
         """What the bucket was seen to hold. Another value than ours is written over."""
-        if revision <= desk.written_revision.get(worker_id, 0):
+        if 0 < revision <= desk.written_revision.get(worker_id, 0):
             return  # our own write, or one before it
         ours = desk.written.get(worker_id)
         if data is None:

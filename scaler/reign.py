@@ -27,7 +27,7 @@ from .intake import Intake
 from .ledger import Ledger
 from .liveness import SUSPECT_S, Vigil
 from .metrics import Metrics
-from .observations import DemandMarked, EndpointSeen, InstanceSeen
+from .observations import DemandMarked, InstanceSeen
 from .outbox import Outbox
 from .settings import ScalerSettings
 from .tellers import Teller
@@ -78,6 +78,7 @@ class Reign:
             bus=bus,
             desks=self._desks,
             intake=lambda: self._intake,
+            endpoints_vanished=self._endpoints_vanished,
             lease=lease,
             shard=settings.lease,
             outbox=self._outbox,
@@ -132,6 +133,9 @@ class Reign:
     def _covers(self, endpoint_id: EndpointId) -> bool:
         return shards.lease_of(endpoint_id, self._settings.leases) == self._settings.lease
 
+    def _endpoints_vanished(self) -> bool:
+        return self._intake.endpoints_vanished(self._views[0].map)
+
     async def _remember(self) -> None:
         """What the leader before us stored."""
         for entry in await self._bus.bucket(subjects.BUCKET_SCALER).all("e"):
@@ -167,8 +171,7 @@ class Reign:
                 self._intake.remembered(record)
             if not desk.revision and desk.instances:
                 desk.restart_generation(self._now())  # it had a memory, and lost it
-            if desk.endpoint is None:
-                desk.fold(EndpointSeen(at=self._now(), endpoint=None))
+            desk.begun_at = float("-inf")  # the view is complete: an endpoint that is not in it is no more
             for worker_id in desk.written.keys() | desk.state.workers.keys():
                 self._ledger.note(desk, worker_id)
         workers = sum(len(desk.state.workers) for desk in self._desks.values())

@@ -154,7 +154,9 @@ class House:
         return record
 
     async def put_endpoint(self, record: EndpointRecord) -> None:
-        await self.bus.bucket(subjects.BUCKET_ENDPOINTS).put(subjects.endpoint_key(record.id), codec.encode(record))
+        bucket = self.bus.bucket(subjects.BUCKET_ENDPOINTS)
+        await bucket.put(subjects.SEQUENCE_KEY, b"7")  # as the admin API does
+        await bucket.put(subjects.endpoint_key(record.id), codec.encode(record))
 
     async def waits(self, requests: int) -> None:
         """From now on a router reports this many waiting requests: at once, and again while they wait."""

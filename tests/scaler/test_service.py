@@ -205,3 +205,31 @@ async def test_a_durable_mark_is_enough(house, scaler_bus):
     async with running(scaler_on(await scaler_bus("s1"))):
         await eventually(lambda: house.ops(CreateWorker))
         await eventually(lambda: house.of(events.DemandWaiting))
+
+
+async def test_a_lost_bucket_of_endpoints_destroys_nobody(house, scaler_bus):
+    bucket = house.bus.bucket(subjects.BUCKET_ENDPOINTS)
+    record = await house.endpoint(inactivity_timeout=-1)
+    async with running(scaler_on(await scaler_bus("s1"))):
+        await ready(house, 1)
+        await bucket.delete(subjects.SEQUENCE_KEY)
+        await bucket.delete(subjects.endpoint_key(house.endpoint_id))
+        await asyncio.sleep(1.0)
+        assert len(house.commands) == 1
+        assert house.states() == {WorkerState.READY: 1}
+        await bucket.put(subjects.SEQUENCE_KEY, b"7")
+        await house.put_endpoint(msgspec.structs.replace(record, state=EndpointState.STOPPED))
+        await eventually(lambda: house.ops(StopWorker))
+
+
+async def test_what_somebody_else_writes_into_our_bucket_is_put_right(house, scaler_bus):
+    await house.endpoint(inactivity_timeout=-1)
+    bucket = house.bus.bucket(subjects.BUCKET_WORKERS)
+    async with running(scaler_on(await scaler_bus("s1"))):
+        await ready(house, 1)
+        (key,) = house.records
+        await bucket.put(key, codec.encode(msgspec.structs.replace(house.records[key], url="http://elsewhere")))
+        await eventually(lambda: [r.url for _, r in house.record_history[-2:]][0] == "http://elsewhere")
+        await eventually(lambda: house.records[key].url != "http://elsewhere")
+        await bucket.delete(key)
+        await eventually(lambda: house.record_history[-1][1] is not None and house.record_history[-2][1] is None)
