@@ -13,6 +13,7 @@ from schemas.records import EndpointRecord, InstanceRecord, WorkerRecord
 from schemas.signals import Heartbeat
 
 from . import state as fold
+from . import traffic
 from .observations import Observation
 from .types import EndpointState, Policy
 
@@ -54,7 +55,8 @@ class Desk:
             # Its clock was ahead of ours: nothing could be added to such windows for that long.
             state = msgspec.structs.replace(state, demand=fresh.demand, targets=fresh.targets, engine=b"", engine_format="")
             log.warning("memory_from_the_future", endpoint=self.id, ahead_s=round(state.at - now))
-        self.state = msgspec.structs.replace(state, telemetry=fresh.telemetry, telemetry_at=now, at=now)
+        routers = {name: traffic.forgotten(router) for name, router in state.routers.items()}
+        self.state = msgspec.structs.replace(state, routers=routers, telemetry=fresh.telemetry, telemetry_at=now, at=now)
         self.stored_generation = state.generation
         self.halted = set(state.last.decision.halted) if state.last is not None else set()
 

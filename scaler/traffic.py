@@ -112,6 +112,11 @@ def reported(state: EndpointState, report: DemandReport, at: float) -> EndpointS
     return _replace(state, routers={**state.routers, report.router: router}, demand=demand)
 
 
+def forgotten(router: RouterFact) -> RouterFact:
+    """The router without its gauges: who waited when a leader stored this may have been served since. Totals and marks stay."""
+    return _replace(router, waiting=0, waiting_units=0.0, oldest_wait_s=0.0, reserved_units=0.0)
+
+
 def marked(state: EndpointState, name: str, mark: DemandMark | None, at: float) -> EndpointState:
     """The state after a router's durable mark changed."""
     known = state.routers.get(name)

@@ -214,3 +214,18 @@ async def test_an_unreadable_memory_does_not_repeat_command_ids(house, scaler_bu
     ids = [command.command_id for command in house.commands]
     assert len(ids) == len(set(ids)) == 2
     assert codec.encode(ids)
+
+
+async def test_who_waited_under_the_leader_before_does_not_wait_for_ever(house, scaler_bus):
+    await house.endpoint()
+    async with running(scaler_on(await scaler_bus("one"), "one")):
+        await house.waits(1)
+        await eventually(lambda: house.states()[WorkerState.READY] == 1)
+    house.waiting = 0  # served, while nobody led
+    (worker,) = house.workers.values()
+    worker.end()
+    await house._show(house.commands[0], "stopped")
+    async with running(scaler_on(await scaler_bus("two"), "two")):
+        await eventually(lambda: house.states()[WorkerState.STOPPED] == 1)
+        await asyncio.sleep(0.5)
+    assert len(house.commands) == 1, "a gauge from the memory wakes nobody"
