@@ -68,8 +68,14 @@ class Fleet:
     def pulse(self, pulse: Pulse, now: float) -> bool:
         """A heartbeat came. True when the worker can take something it could not take before."""
         worker = self.workers.get(pulse.worker_id)
-        if worker is None or not view.fold_pulse(worker, pulse, now):
+        if worker is None:
             return False
+        was_unheard = worker.pulse is None
+        if not view.fold_pulse(worker, pulse, now):
+            return False
+        if was_unheard and worker in self._benched:
+            self._benched.discard(worker)
+            worker.benched_until = now  # it lives: what was said before is answered
         self._liveness.heard(worker, now)
         self._place(worker, now)
         return worker.standing is not Standing.OUT
@@ -89,11 +95,18 @@ class Fleet:
             self._pool(worker.group_id).put(worker)
 
     def complaint(self, worker_id: WorkerId, request_idx: int, now: float) -> bool:
-        """A client came back from it. True when it was set aside for it."""
+        """A client came back from it. True when it was set aside for it.
+
+        A worker that was never heard here has only its record to vouch for it, which may be older than its end (a router that
+        has just started sees such records before the scaler has mended them): there one word of a client weighs more.
+        """
         worker = self.workers.get(worker_id)
-        if worker is None or not self.complaints.note(worker_id, request_idx, now):
+        if worker is None:
             return False
-        if worker.standing is Standing.OUT or not may_bench(len(self._benched), self.routable):
+        is_noted = self.complaints.note(worker_id, request_idx, now)
+        if worker.standing is Standing.OUT or not (is_noted or worker.pulse is None):
+            return False
+        if not may_bench(len(self._benched), self.routable):
             return False
         worker.benched_until = now + BENCH_S
         self._benched.add(worker)

@@ -165,11 +165,24 @@ def test_one_request_that_fails_everywhere_benches_nobody():
     board = Board()
     for n in range(1, 6):
         board.add(n, slots=99)
+        board.beat(n, slots=99)
     request, _ = board.ask()
     for _ in range(20):
         board.later(1.5)
         board.ask(request_idx=request.idx)
     assert board.the.fleet.routable == 5
+
+
+def test_a_worker_that_only_an_old_record_vouches_for_is_set_aside_at_the_first_word():
+    board = Board()
+    board.add(1, slots=9)
+    request, placement = board.ask()
+    assert placement is not None
+    _, again = board.ask(request_idx=request.idx)
+    assert again is None, "nobody was ever heard there, and nobody answered"
+    board.beat(1, slots=9, boot="new")
+    assert board.the.fleet.routable == 1, "it lives after all"
+    assert board.ask()[1].worker.id == "w1"
 
 
 def test_bad_requests_cannot_empty_an_endpoint():

@@ -149,6 +149,10 @@ async def test_coming_back_leads_to_another_worker_and_is_told_to_the_scaler(hou
     heard: list[DemandReport] = []
     await house.bus.subscribe(subjects.LOADS, lambda m: heard.append(codec.demand_report(m.data)))
     workers = [await house.worker(endpoint, slots=4) for _ in range(2)]
+    for worker in workers:
+        await house.beat(worker)
+        fleet = house.router.board.desks[endpoint.id].fleet
+        await until(lambda w=worker: fleet.workers[w.worker_id].pulse is not None)
     first = await house.route(endpoint.name)
     second = await house.route(endpoint.name, request_idx=first["request_idx"])
     assert {first["worker_id"], second["worker_id"]} == {worker.worker_id for worker in workers}
