@@ -69,6 +69,7 @@ class Desk:
             for _, tier in groupby(groups, key=lambda group: group.tier)
         ]
         self._limit_s = min(record.settings.max_queue_time, BIND_AHEAD_S)
+        self._target_s = record.settings.target_queue_time
         self._open = record.state is not EndpointState.STOPPED
 
     def place(self, request: Request, now: float) -> Placement | None:
@@ -117,7 +118,7 @@ class Desk:
             self.hold.remove(request)
         request.phase = Phase.ROUTED
         request.worker_id = worker.id
-        self.demand.placed(request.cost, waited_s, again=again)
+        self.demand.placed(request.cost, waited_s, late=waited_s + wait_s > self._target_s, again=again)
         return Placement(worker, wait_s, waited_s, again)
 
     def _open_lines(self, excluded: Container[WorkerId], now: float, salt: int) -> list[tuple[Line, Worker, float]]:

@@ -140,6 +140,8 @@ class Reporter:
             wait_s_sum=demand.wait_s_sum,
             failed_workers={str(worker): count for worker, count in desk.fleet.complaints.totals.items()},
             last_arrival_at=demand.last_arrival_at,
+            sizes=demand.sizes,
+            late_total=demand.late,
         )
 
     # --- written down ---

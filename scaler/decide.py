@@ -18,7 +18,7 @@ from schemas.ids import GroupId, command_id, endpoint_token, worker_id_for
 from schemas.reasons import Why
 from schemas.states import EndpointState as Activity
 
-from . import groups, limits, reactive
+from . import ensemble, groups, limits, reactive
 from .plan import Draft, Planner
 from .roster import Roster
 from .scene import Scene
@@ -28,7 +28,7 @@ _replace = msgspec.structs.replace
 
 Engine = Callable[[Scene], Want]
 #: Demand engines by Policy.name.
-ENGINES: dict[str, Engine] = {"reactive": reactive.want}
+ENGINES: dict[str, Engine] = {"ensemble": ensemble.want, "reactive": reactive.want}
 
 _NOT_NOW = {
     Telemetry.WARMING: (Why.NO_DATA, "listening since a moment only; nothing is changed before workers were heard"),

@@ -9,7 +9,7 @@ from schemas.states import WorkerState
 from . import lifecycle, window
 from .observations import DecisionTaken
 from .roster import put
-from .types import Action, Decision, Drain, EndpointState, Intent, LastDecision, Policy, WorkerFact
+from .types import Action, Decision, Drain, EndpointState, Fresh, Intent, LastDecision, Policy, WorkerFact
 
 _replace = msgspec.structs.replace
 
@@ -30,6 +30,7 @@ def taken(state: EndpointState, observation: DecisionTaken, at: float, policy: P
             hot_peaks=window.raised(targets.hot_peaks, at, float(decision.hot_asked)),
             cold_peaks=window.raised(targets.cold_peaks, at, float(max(decision.hot_wanted, decision.floor))),
         ),
+        demand=state.demand if decision.engine is None else _replace(state.demand, fresh=Fresh(since_at=at)),
         engine=state.engine if decision.engine is None else decision.engine,
         engine_format=state.engine_format if decision.engine is None else decision.policy,
     )

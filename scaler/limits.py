@@ -30,6 +30,14 @@ def apply(wanted: Want, scene: Scene) -> Want:
     return wanted
 
 
+def least_hot(scene: Scene) -> int:
+    """Hot workers that the settings ask for whatever the load."""
+    never_zero = scene.settings.inactivity_timeout_s() is None
+    by_load = _count_for(scene.settings.min_load, scene, scene.roster.hot) if scene.settings.min_load > 0 else 0
+    by_hand = [o.hot_min for o in scene.state.overrides if o.hot_min is not None and o.expires_at > scene.now]
+    return min(max(int(never_zero), by_load, *by_hand, 0), scene.settings.max_workers)
+
+
 def idle_since_at(scene: Scene) -> float:
     """When the endpoint fell silent: after the last request, and not before the newest worker could serve one."""
     ready = [worker.ready_at for worker in scene.roster.serving if worker.ready_at is not None]
@@ -38,7 +46,9 @@ def idle_since_at(scene: Scene) -> float:
 
 
 def _rest(wanted: Want, scene: Scene) -> Want:
-    """inactivity_timeout: None and positive wait that long, 0 rests at once, negative never rests."""
+    """inactivity_timeout: positive waits that long, 0 rests at once, negative never rests. None waits a minute, and then for as long
+    as the engine wants.
+    """
     state, roster = scene.state, scene.roster
     timeout_s = scene.settings.inactivity_timeout_s()
     if timeout_s is None:
@@ -58,6 +68,8 @@ def _rest(wanted: Want, scene: Scene) -> Want:
         return _replace(
             wanted, why=Why.IDLE, sentence=f"no request for {silent_s:.0f} s (inactivity_timeout is {timeout_s:.0f} s)"
         )
+    if scene.settings.inactivity_timeout is None:
+        return wanted
     text = f"{wanted.sentence}; no request for {silent_s:.0f} s (inactivity_timeout is {timeout_s:.0f} s): 0"
     return _replace(wanted, hot=0, asked=0, units_per_s=0.0, why=Why.IDLE, sentence=text)
 

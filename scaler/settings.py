@@ -23,7 +23,7 @@ class ScalerSettings(msgspec.Struct, frozen=True, kw_only=True):
     tick_s: float = 2.0  #: how often each endpoint is looked at; whoever begins to wait is looked at at once
     leases: int = 1  #: how many scalers share the endpoints, each leading a part
     lease: int = 0  #: which part this one would lead: 0 .. leases - 1
-    engine: str = "reactive"
+    engine: Literal["ensemble", "reactive"] = "ensemble"  #: ensemble: learns; reactive: load over capacity, nothing else
     mode: Literal["active", "advisory"] = "active"  #: advisory: decisions are recorded, nothing is done
     ticket_ttl_s: float = DEFAULT_TTL_S  #: as the routers sign them; a drain waits it out
     clock_skew_s: float = 5.0

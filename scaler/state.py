@@ -35,7 +35,7 @@ from .observations import (
     WorkerSeen,
 )
 from .roster import UNMANAGED_PROVIDERS, changed, put, without
-from .types import Demand, EndpointSpec, EndpointState, GroupSpec, Liveness, Policy, Targets, WorkerFact
+from .types import Demand, EndpointSpec, EndpointState, Fresh, GroupSpec, Liveness, Policy, Targets, WorkerFact
 
 _replace = msgspec.structs.replace
 
@@ -53,7 +53,13 @@ def initial(endpoint_id: EndpointId, at: float) -> EndpointState:
         endpoint_id=endpoint_id,
         at=at,
         demand=Demand(
-            arrived_units=load, arrivals=load, served_units=load, busy_workers_s=load, present_peaks=load, sampled_at=at
+            arrived_units=load,
+            arrivals=load,
+            served_units=load,
+            busy_workers_s=load,
+            present_peaks=load,
+            sampled_at=at,
+            fresh=Fresh(since_at=at),
         ),
         targets=Targets(
             hot_peaks=window.fresh(_HOT_BUCKET_S, _HOT_BUCKETS, at), cold_peaks=window.fresh(_COLD_BUCKET_S, _COLD_BUCKETS, at)

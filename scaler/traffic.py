@@ -11,7 +11,7 @@ from schemas.signals import DemandReport
 from schemas.states import WorkerState
 
 from . import window
-from .types import EndpointState, Liveness, Policy, RouterFact, WorkerFact
+from .types import EndpointState, Fresh, Liveness, Policy, RouterFact, WorkerFact
 
 _replace = msgspec.structs.replace
 
@@ -78,11 +78,6 @@ def reported(state: EndpointState, report: DemandReport, at: float) -> EndpointS
     known = state.routers.get(report.router)
     if known is not None and known.boot == report.boot and report.seq <= known.seq:
         return state
-    arrivals, units = 0, 0.0
-    if known is not None and known.boot == report.boot:
-        arrivals, units = report.arrivals_total - known.arrivals_total, report.arrived_units_total - known.arrived_units_total
-    elif known is not None and known.boot:
-        arrivals, units = report.arrivals_total, report.arrived_units_total  # it began anew while we listened
     router = RouterFact(
         boot=report.boot,
         seq=report.seq,
@@ -93,10 +88,21 @@ def reported(state: EndpointState, report: DemandReport, at: float) -> EndpointS
         waiting_units=report.waiting_units,
         oldest_wait_s=report.oldest_wait_s,
         reserved_units=report.reserved_units,
+        sizes=report.sizes,
+        ended_total=report.routed_total + report.refused_total,
+        late_total=report.late_total + report.refused_total,
         marked_at=None if known is None else known.marked_at,
         mark_units=0.0 if known is None else known.mark_units,
     )
     demand = state.demand
+    before = known
+    if known is not None and known.boot and known.boot != report.boot:
+        before = RouterFact(boot=report.boot)  # it began anew while we listened
+    arrivals, units = 0, 0.0
+    if before is not None and before.boot == report.boot:
+        arrivals = max(report.arrivals_total - before.arrivals_total, 0)
+        units = max(report.arrived_units_total - before.arrived_units_total, 0.0)
+        demand = _replace(demand, fresh=_with_report(demand.fresh, before, router))
     if arrivals > 0:
         # A router with news says so within a second, so what is new came just now, unless we could not hear it.
         begin_at = at
@@ -105,11 +111,27 @@ def reported(state: EndpointState, report: DemandReport, at: float) -> EndpointS
         demand = _replace(
             demand,
             arrivals=window.spread(demand.arrivals, begin_at, at, float(arrivals)),
-            arrived_units=window.spread(demand.arrived_units, begin_at, at, max(units, 0.0)),
+            arrived_units=window.spread(demand.arrived_units, begin_at, at, units),
         )
     if arrivals > 0 or report.waiting > 0 or report.sent_at - report.last_arrival_at < _JUST_NOW_S:
         demand = _replace(demand, last_activity_at=at)
     return _replace(state, routers={**state.routers, report.router: router}, demand=demand)
+
+
+def _with_report(fresh: Fresh, before: RouterFact, now: RouterFact) -> Fresh:
+    """`before` is of the same boot."""
+    sizes = fresh.sizes
+    if now.sizes != before.sizes:
+        news = {size: count - before.sizes.get(size, 0) for size, count in now.sizes.items()}
+        sizes = {size: sizes.get(size, 0) + max(news.get(size, 0), 0) for size in sorted(sizes.keys() | news.keys())}
+    return _replace(
+        fresh,
+        sizes={size: count for size, count in sizes.items() if count},
+        arrivals=fresh.arrivals + max(now.arrivals_total - before.arrivals_total, 0),
+        units=fresh.units + max(now.arrived_units_total - before.arrived_units_total, 0.0),
+        ended=fresh.ended + max(now.ended_total - before.ended_total, 0),
+        late=fresh.late + max(now.late_total - before.late_total, 0),
+    )
 
 
 def forgotten(router: RouterFact) -> RouterFact:
@@ -134,7 +156,8 @@ def heard(state: EndpointState, before: WorkerFact, after: WorkerFact, at: float
     if before.boot == after.boot and after.served_units_total > before.served_units_total:
         served = after.served_units_total - before.served_units_total
         begin_at = at if before.beat_at is None else before.beat_at
-        demand = _replace(demand, served_units=window.spread(demand.served_units, begin_at, at, served))
+        fresh = _replace(demand.fresh, served_units=demand.fresh.served_units + served)
+        demand = _replace(demand, served_units=window.spread(demand.served_units, begin_at, at, served), fresh=fresh)
     if after.busy_at > before.busy_at:
         demand = _replace(demand, last_activity_at=at)
     return state if demand is state.demand else _replace(state, demand=demand)
@@ -154,11 +177,17 @@ def sampled(state: EndpointState, at: float, policy: Policy) -> EndpointState:
     if len(routers) > _MOST_ROUTERS:
         newest = sorted(routers, key=lambda name: routers[name].seen_at)[-_MOST_ROUTERS:]
         routers = {name: routers[name] for name in newest}
-    busy_workers_s = demand.busy_workers_s
+    busy_workers_s, fresh = demand.busy_workers_s, demand.fresh
     if elapsed_s > 0:
         busy_workers_s = window.spread(busy_workers_s, at - elapsed_s, at, busy * elapsed_s)
+        fresh = _replace(
+            fresh,
+            present_s=fresh.present_s + here.requests * elapsed_s,
+            busy_workers_s=fresh.busy_workers_s + busy * elapsed_s,
+        )
     demand = _replace(
         demand,
+        fresh=fresh,
         sampled_at=at,
         busy_workers_s=busy_workers_s,
         present_peaks=window.raised(demand.present_peaks, at, float(here.requests)),

@@ -183,6 +183,9 @@ class RouterFact(Value, frozen=True, kw_only=True):
     waiting_units: float = 0.0
     oldest_wait_s: float = 0.0
     reserved_units: float = 0.0
+    sizes: dict[int, int] = {}  #: class of size -> requests, total of the boot
+    ended_total: int = 0  #: routed or given up
+    late_total: int = 0  #: of these, late or given up
     marked_at: float | None = None  #: durable mark: somebody waits since then
     mark_units: float = 0.0
 
@@ -233,6 +236,20 @@ class HostMemory(Value, frozen=True, kw_only=True):
     quarantined_until_at: float = 0.0
 
 
+class Fresh(Value, frozen=True, kw_only=True):
+    """What happened since the demand engine last looked."""
+
+    since_at: float = 0.0
+    sizes: dict[int, int] = {}  #: class of size -> requests that came
+    arrivals: int = 0
+    units: float = 0.0
+    ended: int = 0  #: requests that got their worker or gave up
+    late: int = 0  #: of these, later than target_queue_time
+    present_s: float = 0.0  #: request-seconds of those here
+    busy_workers_s: float = 0.0  #: seconds of a whole worker's slots in use
+    served_units: float = 0.0
+
+
 class Demand(Value, frozen=True, kw_only=True):
     """How much was asked for, over time."""
 
@@ -243,6 +260,7 @@ class Demand(Value, frozen=True, kw_only=True):
     present_peaks: Window  #: most requests at once, being served or waiting
     last_activity_at: float = 0.0  #: somebody asked or was served; 0: never
     sampled_at: float = 0.0  #: busy_workers_s is integrated up to here
+    fresh: Fresh = Fresh()
 
 
 class Targets(Value, frozen=True, kw_only=True):
@@ -282,7 +300,7 @@ class EndpointState(Value, frozen=True, kw_only=True):
     overrides: tuple[Override, ...] = ()
     generation: int = 0  #: of the newest recorded decision; command ids derive from it
     last: LastDecision | None = None
-    engine: bytes = b""  #: the demand engine's own memory, packed by it; at most 32 KiB
+    engine: bytes = b""  #: the demand engine's own memory, packed by it; at most 48 KiB
     engine_format: str = ""  #: name and version of what packed it
 
 
@@ -292,7 +310,7 @@ class EndpointState(Value, frozen=True, kw_only=True):
 class Policy(msgspec.Struct, frozen=True, kw_only=True):
     """The scaler's own constants, equal for all endpoints (what users set per endpoint is ScalingSettings)."""
 
-    name: str = "reactive"
+    name: str = "ensemble"  #: which demand engine (`decide.ENGINES`)
     version: int = 1
     mode: Literal["active", "advisory"] = "active"  #: advisory: decisions are recorded, nothing is done
     installation: str = ""  #: salts worker ids, so two installations at one provider never share one

@@ -29,7 +29,9 @@ class ScalingSettings(Record, frozen=True, kw_only=True):
     min_cold_load: float | None = None  #: work units per second always kept, hot or cold
     cold_workers: int | None = None  #: workers always kept, hot or cold (also called min_workers)
     max_workers: int = 20  #: ceiling over hot and cold
-    inactivity_timeout: float | None = None  #: s without requests before zero; 0: at once; < 0: never; None: 60
+    inactivity_timeout: float | None = (
+        None  #: s without requests before zero; 0: at once; < 0: never; None: 60, and on while it pays
+    )
     max_queue_time: float = 30.0  #: s of expected wait above which a worker gets no more tickets
     target_queue_time: float = 5.0  #: s of wait the scaler aims to stay under
 

@@ -86,6 +86,8 @@ class DemandReport(msgspec.Struct, frozen=True, kw_only=True):
     wait_s_sum: float = 0.0  #: over routed requests, total
     failed_workers: dict[str, int] = {}  #: worker id -> complaints of clients, total
     last_arrival_at: float = 0.0  #: 0: none since boot
+    sizes: dict[int, int] = {}  #: class of size (`sizes`) -> distinct requests
+    late_total: int = 0  #: routed after, or to, a longer wait than the endpoint's target_queue_time
 
 
 class Promised(msgspec.Struct, frozen=True, array_like=True):

@@ -25,7 +25,7 @@ Wide = NDArray[np.float64]
 
 
 def take_in(memory: Memory, seen: Seen, constants: Constants) -> float:
-    """Everything about the load since the step before, into memory; returns the mean load in slots."""
+    """The load since the step before, into memory; returns its mean in slots."""
     dt_s = seen.at_s - memory.at_s
     load = _offered(memory, seen, dt_s) if seen.costs_known or seen.present is None else seen.present
     lead_s = seen.lead_s
@@ -34,7 +34,6 @@ def take_in(memory: Memory, seen: Seen, constants: Constants) -> float:
     _follow(memory.flows, inflow, dt_s, constants.forecast_s)
     _follow(memory.averages, load, dt_s, constants.average_s)
     _follow_peaks(memory, load, dt_s, constants)
-    _remember_services(memory, seen)
     return load
 
 
@@ -44,8 +43,9 @@ def levels(memory: Memory, seen: Seen) -> Wide:
     return np.concatenate((memory.flows + staying, memory.averages))
 
 
-def learn_surprise(memory: Memory, load: float, now: Wide, dt_s: float, constants: Constants) -> None:
-    """Compare the load with what was forecast a lead ago; `now` are the present levels, for later."""
+def learn(memory: Memory, load: float, now: Wide, seen: Seen, dt_s: float, constants: Constants) -> None:
+    """How wrong the levels of a lead ago were, and how long requests take; `now` are the present levels, for later."""
+    _remember_services(memory, seen)
     forecast = memory.past_levels[(memory.stage + 1) % STAGES]
     keep = math.exp(-dt_s / constants.surprise_memory_s)
     memory.surprise = memory.surprise * keep + (load - forecast) ** 2 * dt_s

@@ -6,6 +6,10 @@ engine then begins anew, which costs some minutes of caution.
 
 from __future__ import annotations
 
+import hashlib
+from functools import lru_cache
+from typing import NamedTuple
+
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
@@ -33,7 +37,10 @@ class Memory(msgspec.Struct, kw_only=True):
 
     at_s: float
     began_s: float
-    start_hot: int
+    slots: int  #: of the usual worker; all loads are counted in them
+    lead_s: float
+    caution_hot: int  #: not below this at first
+    hot: int  #: the last opinion
     last_active_s: float
     # the load
     departures: Narrow
@@ -46,6 +53,10 @@ class Memory(msgspec.Struct, kw_only=True):
     past_levels: Wide  #: levels at the last stages
     service_mean_s: float
     service_square_s2: float
+    # what costs are worth
+    arrived_units: float  #: discounted, as clients say
+    served_units: float  #: discounted, as workers count
+    busy_s: float  #: discounted worker-seconds
     # the shadows
     shadows: Narrow
     recent_targets: Narrow  #: smallest target of each of the last stages, by rule
@@ -63,14 +74,17 @@ class Memory(msgspec.Struct, kw_only=True):
     pool_used_s: Wide
     pool_at_s: float
     pool_hot: int
+    pool_width: int  #: workers to a level
 
     def copy(self) -> Memory:
         arrays = {name: value.copy() for name in self.__struct_fields__ if isinstance(value := getattr(self, name), np.ndarray)}
         return msgspec.structs.replace(self, **arrays)
 
 
-def fresh(constants: Constants, at_s: float, start_hot: int, lead_s: float) -> Memory:
-    """Before the first request is seen. Every rule begins at the size of the real pool."""
+def fresh(constants: Constants, at_s: float, start_hot: int, lead_s: float, *, slots: int = 1, caution_hot: int = 0) -> Memory:
+    """Before the first request is seen. Every rule begins at the size of the real pool; that was here before us for a reason, so
+    at first it is not made smaller than `caution_hot`.
+    """
     count, horizons = len(rules.table(constants)), len(constants.half_lives_s)
     levels = len(constants.forecast_s) + len(constants.average_s)
     shadows = np.zeros((_POOL_ROWS, count), dtype=np.float32)
@@ -79,7 +93,10 @@ def fresh(constants: Constants, at_s: float, start_hot: int, lead_s: float) -> M
     return Memory(
         at_s=at_s,
         began_s=at_s,
-        start_hot=start_hot,
+        slots=slots,
+        lead_s=lead_s,
+        caution_hot=caution_hot,
+        hot=start_hot,
         last_active_s=at_s - 1e6,
         departures=np.zeros(BINS, dtype=np.float32),
         present=0.0,
@@ -91,6 +108,9 @@ def fresh(constants: Constants, at_s: float, start_hot: int, lead_s: float) -> M
         past_levels=np.zeros((STAGES, levels)),
         service_mean_s=0.0,
         service_square_s2=0.0,
+        arrived_units=0.0,
+        served_units=0.0,
+        busy_s=0.0,
         shadows=shadows,
         recent_targets=np.full((STAGES, count), start_hot, dtype=np.float32),
         stage=int(at_s // stage_s),
@@ -105,8 +125,82 @@ def fresh(constants: Constants, at_s: float, start_hot: int, lead_s: float) -> M
         pool_used_s=np.full(POOL_LEVELS, -1e9),
         pool_at_s=at_s,
         pool_hot=0,
+        pool_width=1,
     )
+
+
+def restaged(memory: Memory, lead_s: float) -> Memory:
+    """The same for another lead: what is on its way in the shadows takes as much longer or shorter."""
+    stage_s = _stage_s(lead_s)
+    if stage_s == memory.stage_s:
+        return memory
+    memory = memory.copy()
+    stage = int(memory.at_s // stage_s)
+    turn = (stage - memory.stage) % STAGES
+    memory.recent_targets = np.roll(memory.recent_targets, turn, axis=0)
+    memory.past_levels = np.roll(memory.past_levels, turn, axis=0)
+    memory.stage, memory.stage_s, memory.lead_s = stage, stage_s, lead_s
+    return memory
 
 
 def _stage_s(lead_s: float) -> float:
     return max(lead_s, 1.0) / (STAGES - 0.5)
+
+
+# --- as bytes ---------------------------------------------------------------------------------------------------------
+
+
+class _Place(NamedTuple):
+    """Where an array lies, counted from the first."""
+
+    name: str
+    kind: np.dtype[np.generic]
+    shape: tuple[int, ...]
+    begin: int
+    end: int
+
+
+class _Layout(NamedTuple):
+    head: bytes  #: names everything that gives the bytes their meaning
+    scalars: tuple[str, ...]
+    arrays: tuple[_Place, ...]
+    arrays_bytes: int
+
+
+def pack(memory: Memory, constants: Constants) -> bytes:
+    """All of it; `unpack` gives it back bit for bit."""
+    layout = _layout(constants)
+    scalars = msgspec.msgpack.encode([getattr(memory, name) for name in layout.scalars])
+    return b"".join((layout.head, scalars, *[getattr(memory, place.name).tobytes() for place in layout.arrays]))
+
+
+def unpack(data: bytes, constants: Constants) -> Memory | None:
+    """None: written by another version of the rules, or no memory at all."""
+    layout = _layout(constants)
+    first = len(data) - layout.arrays_bytes
+    if first <= len(layout.head) or not data.startswith(layout.head):
+        return None
+    try:
+        values = dict(zip(layout.scalars, msgspec.msgpack.decode(data[len(layout.head) : first]), strict=True))
+    except (msgspec.DecodeError, ValueError, TypeError):
+        return None
+    buffer = bytearray(data)  # writable, and copied once
+    for name, kind, shape, begin, end in layout.arrays:
+        values[name] = np.frombuffer(buffer, kind, (end - begin) // kind.itemsize, first + begin).reshape(shape)
+    return Memory(**values)
+
+
+@lru_cache(maxsize=8)
+def _layout(constants: Constants) -> _Layout:
+    example = fresh(constants, 0.0, 0, 1.0)
+    arrays, scalars, at = [], [], 0
+    for name in Memory.__struct_fields__:
+        value = getattr(example, name)
+        if isinstance(value, np.ndarray):
+            arrays.append(_Place(name, value.dtype, value.shape, at, at + value.nbytes))
+            at += value.nbytes
+        else:
+            scalars.append(name)
+    meaning = (FORMAT, rules.table(constants).names, Memory.__struct_fields__, constants.half_lives_s, constants.forecast_s)
+    head = b"ens" + hashlib.sha256(msgspec.msgpack.encode(meaning)).digest()[:8]
+    return _Layout(head, tuple(scalars), tuple(arrays), at)

@@ -28,6 +28,7 @@ class Seen(msgspec.Struct, frozen=True, kw_only=True):
     lead_s: float = 27.3  #: from asking for a worker to its being ready, by the fastest way there is
     billed_share: float = 1.0  #: of that time that is paid for
     target_wait_s: float = 5.0
+    target_util: float = 1.0  #: a pool is not planned to be busier than this, on average over the longest `average_s`
     least: int = 0  #: hot workers that are kept whatever the load
     most: int = 1  #: hot workers that there may be
 
@@ -42,5 +43,5 @@ class Opinion(msgspec.Struct, frozen=True, kw_only=True):
     share: float  #: its part of the weight
     low: int  #: the smallest and ...
     high: int  #: ... the largest target among rules of some weight
-    because: str  #: what decided: rules, prior, caution, queue, present
+    because: str  #: what decided: rules, prior, caution, target_util, queue, present
     slack: float  #: calibration: how much of the late share shadows may use

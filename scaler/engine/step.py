@@ -34,16 +34,19 @@ def step(memory: Memory, seen: Seen, constants: Constants = DEFAULT) -> tuple[Op
     busy = arrived > 0 or mean_load > 1e-9
     if busy:
         memory.last_active_s = seen.at_s
+    # First the opinion, by what was known before; then learn. So more load never wants fewer workers.
     shadows.enter_stages(memory, seen)
     levels = load.levels(memory, seen)
-    load.learn_surprise(memory, mean_load, levels, dt_s, constants)
     need = load.needs(memory, levels, seen.slots, table, constants)
     shadows.follow(memory, need, busy, seen, dt_s, table, constants)
+    opinion = _opinion(memory, seen, mean_load, table, constants)
+    memory.hot = opinion.hot
+    load.learn(memory, mean_load, levels, seen, dt_s, constants)
     paid, is_late = shadows.live(memory, mean_load, seen, dt_s, constants)
     score.remember(memory, paid, is_late, arrived, dt_s, constants)
     score.correct(memory, seen, constants)
     memory.at_s = seen.at_s
-    return _opinion(memory, seen, mean_load, table, constants), memory
+    return opinion, memory
 
 
 def _opinion(memory: Memory, seen: Seen, mean_load: float, table: rules.Rules, constants: Constants) -> Opinion:
@@ -53,13 +56,16 @@ def _opinion(memory: Memory, seen: Seen, mean_load: float, table: rules.Rules, c
     weights = np.exp(-constants.sharpness * (scores / max(float(scores[best]), 1e-9) - 1.0))
     weights /= weights.sum()
     asked = float(np.dot(weights, targets))
-    hot, because = max(0, math.ceil(asked - constants.rounding - 1e-6)), "rules"
+    hot, because = _rounded(asked, memory.hot, constants), "rules"
     age_s = seen.at_s - memory.began_s
     if age_s <= constants.follow_prior_s:
         best = table.prior
         hot, because = int(targets[best]), "prior"
-    if age_s < constants.caution_s and memory.start_hot > hot:
-        hot, because = memory.start_hot, "caution"
+    if age_s < constants.caution_s and memory.caution_hot > hot:
+        hot, because = memory.caution_hot, "caution"
+    planned = math.ceil(memory.averages[-1] / (seen.slots * seen.target_util) - constants.up_slack)
+    if planned > hot:
+        hot, because = planned, "target_util"
     queue_s = seen.waiting * memory.service_mean_s / (max(1, seen.hot) * seen.slots)
     if queue_s > seen.target_wait_s and seen.hot + 1 > hot:
         hot, because = seen.hot + 1, "queue"
@@ -77,3 +83,10 @@ def _opinion(memory: Memory, seen: Seen, mean_load: float, table: rules.Rules, c
         because=because,
         slack=memory.slack,
     )
+
+
+def _rounded(asked: float, before: int, constants: Constants) -> int:
+    """Whole workers; a wish on the border between two numbers stays with the one it had."""
+    if abs(asked - before) <= constants.rounding + constants.reluctance:
+        return before
+    return max(0, math.ceil(asked - constants.rounding - 1e-6))

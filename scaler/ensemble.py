@@ -1,0 +1,209 @@
+"""The demand engine in use: what the ensemble of rules (`engine`) wants of an endpoint, by what was measured.
+
+The engine thinks in usual workers and in seconds of service; here its inputs are made from the state, and its opinion becomes a wish.
+Until one worker's speed is known there is nothing to compute with, and the reactive engine answers.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from schemas import sizes
+from schemas.events import InputRead
+from schemas.reasons import Why
+
+from . import capacity, learning, limits, reactive
+from .engine import memory, pool, worth
+from .engine.constants import DEFAULT
+from .engine.memory import Memory
+from .engine.seen import Arrivals, Opinion, Seen
+from .engine.step import step
+from .scene import Scene
+from .types import Want
+
+#: A lead that differs less than this from the one in use changes nothing.
+_SAME_LEAD = 1.5
+#: A machine that is bought is not paid for while the provider prepares it, which is the smaller part of its start.
+_BILLED_NEW = 0.6
+_MOST_SLOTS = 4096
+
+
+class _Usual(msgspec.Struct, frozen=True):
+    """The endpoint's usual worker."""
+
+    perf: float  #: units per second
+    slots: int
+    lead_s: float  #: until one more is ready
+    billed_share: float  #: of the lead
+
+
+def want(scene: Scene) -> Want:
+    """The engine's opinion. It knows no limits: `limits` has them."""
+    usual = _usual(scene)
+    if usual is None:
+        return reactive.want(scene)
+    mind = _mind(scene, usual)
+    seen = _seen(scene, usual, mind)
+    opinion, mind = step(mind, seen)
+    hot = len(scene.roster.hot)
+    pool.use(mind, max(opinion.hot, hot), seen.at_s, scene.settings.max_workers, DEFAULT)
+    total = pool.total(mind, seen.at_s, _storage_share(scene), DEFAULT)
+    return Want(
+        asked=opinion.hot,
+        hot=opinion.hot,
+        total=max(opinion.hot, total),
+        why=_why(opinion, hot, scene),
+        sentence=_sentence(opinion, usual),
+        load_units_per_s=opinion.load_slots * usual.perf / usual.slots,
+        units_per_s=opinion.load_slots * usual.perf / usual.slots,
+        candidates=_candidates(opinion, usual),
+        inputs=_inputs(scene, usual, opinion, seen),
+        engine=memory.pack(mind, DEFAULT),
+    )
+
+
+def _usual(scene: Scene) -> _Usual | None:
+    state, roster, policy = scene.state, scene.roster, scene.policy
+    perf = capacity.reference_perf(state, roster.hot)
+    if perf is None:
+        return None
+    known = [worker.slots for worker in roster.hot if worker.slots > 0]
+    known = known or [group.slots for group in state.groups.values() if group.slots > 0]
+    slots = max(1, round(sum(known) / len(known))) if known else 1
+    resting = bool(roster.kept_cold)
+    leads = [learning.boot_s(group, from_cold=resting, guess_s=policy.boot_guess_s) for group in state.groups.values()]
+    return _Usual(
+        perf=perf,
+        slots=min(slots, _MOST_SLOTS),
+        lead_s=max(1.0, min(leads, default=policy.boot_guess_s)),
+        billed_share=1.0 if resting else _BILLED_NEW,
+    )
+
+
+def _mind(scene: Scene, usual: _Usual) -> Memory:
+    """What the engine remembers, as of now."""
+    state, now, hot = scene.state, scene.now, len(scene.roster.hot)
+    mind = memory.unpack(state.engine, DEFAULT) if state.engine else None
+    if mind is None or mind.slots != usual.slots or mind.at_s >= now:
+        # The pool that is here was not sized by us if somebody else decided before, or if our memory was lost.
+        caution_hot = hot if state.last is None or state.engine_format else 0
+        begin_s = now - scene.policy.tick_s
+        return memory.fresh(DEFAULT, begin_s, hot, usual.lead_s, slots=usual.slots, caution_hot=caution_hot)
+    if not mind.lead_s / _SAME_LEAD <= usual.lead_s <= mind.lead_s * _SAME_LEAD:
+        return memory.restaged(mind, usual.lead_s)
+    return mind
+
+
+def _seen(scene: Scene, usual: _Usual, mind: Memory) -> Seen:
+    now, here, fresh = scene.now, scene.here, scene.state.demand.fresh
+    dt_s = now - mind.at_s
+    is_new = mind.at_s == mind.began_s
+    if not is_new:
+        worth.remember(mind, fresh.units, fresh.served_units, fresh.busy_workers_s, dt_s, DEFAULT)
+    per_unit_s = worth.service_s_per_unit(mind, usual.perf, usual.slots, DEFAULT)
+    return Seen(
+        at_s=now,
+        arrivals=_all_here(scene, per_unit_s) if is_new else _arrivals(scene, per_unit_s),
+        present=float(here.requests) if is_new else fresh.present_s / dt_s,
+        costs_known=mind.arrived_units > 0 or not mind.busy_s,
+        waiting=here.waiting + here.queued,
+        serving=here.inflight,
+        hot=len(scene.roster.hot),
+        started=fresh.ended,
+        late=fresh.late,
+        slots=usual.slots,
+        lead_s=mind.lead_s,
+        billed_share=usual.billed_share,
+        target_wait_s=max(scene.settings.target_queue_time, 0.5),
+        target_util=scene.settings.target_util,
+        least=limits.least_hot(scene),
+        most=max(scene.settings.max_workers, len(scene.roster.brought_ready), 0),
+    )
+
+
+def _arrivals(scene: Scene, per_unit_s: float) -> tuple[Arrivals, ...]:
+    """Requests by class of size. Classes say the shape, the sum of units says how much it really was."""
+    fresh = scene.state.demand.fresh
+    if not fresh.arrivals:
+        return ()
+    by_class = sum(sizes.units_of(size) * count for size, count in fresh.sizes.items())
+    if by_class <= 0:
+        return (Arrivals(float(fresh.arrivals), fresh.units / fresh.arrivals * per_unit_s),)
+    scale = fresh.units / by_class * per_unit_s
+    return tuple([Arrivals(float(count), sizes.units_of(size) * scale) for size, count in fresh.sizes.items()])
+
+
+def _all_here(scene: Scene, per_unit_s: float) -> tuple[Arrivals, ...]:
+    """For an engine that begins: whoever is here counts as having just come."""
+    here, fresh = scene.here, scene.state.demand.fresh
+    if not here.requests:
+        return ()
+    waiting = here.waiting + here.queued
+    known = [(fresh.units, fresh.arrivals), (here.waiting_units + here.queued_units, waiting)]
+    mean = next((units / count for units, count in known if units > 0 and count), 0.0)
+    return (Arrivals(float(here.requests), mean * per_unit_s),)
+
+
+def _storage_share(scene: Scene) -> float:
+    """Price of a stopped worker over a hot one's."""
+    for group in scene.state.groups.values():
+        if group.offer_usd_per_hour and group.offer_storage_usd_per_hour:
+            return min(group.offer_storage_usd_per_hour / group.offer_usd_per_hour, 1.0)
+    return DEFAULT.storage_share
+
+
+def _why(opinion: Opinion, hot: int, scene: Scene) -> Why:
+    if opinion.hot == hot:
+        return Why.STEADY
+    if opinion.hot < hot:
+        return Why.LOAD_DOWN
+    if scene.here.waiting and not scene.roster.serving:
+        return Why.DEMAND_WAITING
+    return Why.QUEUE_TIME if opinion.because == "queue" else Why.LOAD_UP
+
+
+def _sentence(opinion: Opinion, usual: _Usual) -> str:
+    load = f"load {opinion.load_slots:.2f} of {usual.slots} slots per worker"
+    match opinion.because:
+        case "prior":
+            return f"{load}: {opinion.hot} by {opinion.rule}, followed until there is something to compare"
+        case "caution":
+            return f"{load}: {opinion.hot} kept, as many as there were before this engine began"
+        case "target_util":
+            return f"{load}: {opinion.hot} by target_util; {opinion.rule} would have {opinion.asked:.1f}"
+        case "queue":
+            return f"{load}: the queue is longer than target_queue_time: one more, {opinion.hot}"
+        case "present":
+            return f"{load}: requests are here: {opinion.hot}"
+        case _:
+            return f"{load}: {opinion.hot} by {opinion.rule}"
+
+
+def _candidates(opinion: Opinion, usual: _Usual) -> tuple[str, ...]:
+    return (
+        f"best rule: {opinion.rule} ({opinion.share:.0%} of the weight)",
+        f"rules of some weight: {opinion.low} to {opinion.high}, their mean {opinion.asked:.2f}",
+        f"late requests allowed in shadows: {opinion.slack:.2f} of the share; lead {usual.lead_s:.0f} s",
+    )
+
+
+def _inputs(scene: Scene, usual: _Usual, opinion: Opinion, seen: Seen) -> tuple[InputRead, ...]:
+    state, now, roster, here = scene.state, scene.now, scene.roster, scene.here
+    router_age_s = min((now - router.seen_at for router in state.routers.values() if router.seen_at), default=None)
+    beat_age_s = max((now - worker.beat_at for worker in roster.hot if worker.beat_at is not None), default=None)
+    since_s = now - state.demand.fresh.since_at if state.demand.fresh.since_at else None
+    return (
+        InputRead(name="arrivals", value=sum(group.count for group in seen.arrivals), age_s=since_s, unit="requests"),
+        InputRead(name="load", value=opinion.load_slots, age_s=router_age_s, unit="slots"),
+        InputRead(name="perf", value=usual.perf, age_s=beat_age_s, unit="units/s per worker"),
+        InputRead(name="slots", value=float(usual.slots), age_s=beat_age_s, unit="per worker"),
+        InputRead(name="waiting", value=float(here.waiting), age_s=router_age_s, unit="requests"),
+        InputRead(name="inflight", value=float(here.inflight), age_s=beat_age_s, unit="requests"),
+        InputRead(name="queued", value=float(here.queued), age_s=beat_age_s, unit="requests"),
+        InputRead(name="oldest_wait", value=max(here.oldest_wait_s, here.oldest_queued_s), age_s=router_age_s, unit="s"),
+        InputRead(name="ended", value=float(seen.started), age_s=since_s, unit="requests"),
+        InputRead(name="late", value=float(seen.late), age_s=since_s, unit="requests"),
+        InputRead(name="ready", value=float(len(roster.serving)), age_s=beat_age_s, unit="workers"),
+        InputRead(name="coming", value=float(len(roster.coming)), unit="workers"),
+        InputRead(name="lead", value=seen.lead_s, unit="s"),
+    )
