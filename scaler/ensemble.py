@@ -12,7 +12,7 @@ from schemas import sizes
 from schemas.events import InputRead
 from schemas.reasons import Why
 
-from . import capacity, learning, limits, reactive
+from . import capacity, learning, limits, reactive, window
 from .engine import memory, pool, worth
 from .engine.constants import DEFAULT
 from .engine.memory import Memory
@@ -45,6 +45,9 @@ def want(scene: Scene) -> Want:
     mind = _mind(scene, usual)
     seen = _seen(scene, usual, mind)
     opinion, mind = step(mind, seen)
+    if 0 < opinion.hot <= seen.least:
+        # What the user's floors give anyway is their doing, and `limits` says which it is.
+        opinion = msgspec.structs.replace(opinion, hot=min(opinion.hot, 1), because="floor")
     hot = len(scene.roster.hot)
     pool.use(mind, max(opinion.hot, hot), seen.at_s, scene.settings.max_workers, DEFAULT)
     total = pool.total(mind, seen.at_s, _storage_share(scene), DEFAULT)
@@ -53,8 +56,8 @@ def want(scene: Scene) -> Want:
         hot=opinion.hot,
         total=max(opinion.hot, total),
         why=_why(opinion, hot, scene),
-        sentence=_sentence(opinion, usual),
-        load_units_per_s=opinion.load_slots * usual.perf / usual.slots,
+        sentence=_sentence(opinion, usual, scene),
+        load_units_per_s=window.mean_per_s(scene.state.demand.arrived_units, scene.now, scene.policy.window_s),
         units_per_s=opinion.load_slots * usual.perf / usual.slots,
         candidates=_candidates(opinion, usual),
         inputs=_inputs(scene, usual, opinion, seen),
@@ -85,8 +88,8 @@ def _mind(scene: Scene, usual: _Usual) -> Memory:
     state, now, hot = scene.state, scene.now, len(scene.roster.hot)
     mind = memory.unpack(state.engine, DEFAULT) if state.engine else None
     if mind is None or mind.slots != usual.slots or mind.at_s >= now:
-        # The pool that is here was not sized by us if somebody else decided before, or if our memory was lost.
-        caution_hot = hot if state.last is None or state.engine_format else 0
+        # The pool that is here was not sized by us if somebody else decided before, or if our memory cannot be read.
+        caution_hot = hot if mind is None and (state.last is None or state.engine_format) else 0
         begin_s = now - scene.policy.tick_s
         return memory.fresh(DEFAULT, begin_s, hot, usual.lead_s, slots=usual.slots, caution_hot=caution_hot)
     if not mind.lead_s / _SAME_LEAD <= usual.lead_s <= mind.lead_s * _SAME_LEAD:
@@ -162,17 +165,21 @@ def _why(opinion: Opinion, hot: int, scene: Scene) -> Why:
     return Why.QUEUE_TIME if opinion.because == "queue" else Why.LOAD_UP
 
 
-def _sentence(opinion: Opinion, usual: _Usual) -> str:
-    load = f"load {opinion.load_slots:.2f} of {usual.slots} slots per worker"
+def _sentence(opinion: Opinion, usual: _Usual, scene: Scene) -> str:
+    load = f"load of {opinion.load_slots:.1f} requests at once, {usual.slots} slots a worker"
+    if scene.here.waiting and not scene.roster.serving:
+        load = f"{scene.here.waiting} requests wait and no worker is ready; {load}"
     match opinion.because:
         case "prior":
-            return f"{load}: {opinion.hot} by {opinion.rule}, followed until there is something to compare"
+            return f"{load}: {opinion.hot} by {opinion.rule}, the rule to follow until there is something to compare"
+        case "floor":
+            return f"{load}: no more than is kept in any case"
         case "caution":
             return f"{load}: {opinion.hot} kept, as many as there were before this engine began"
         case "target_util":
             return f"{load}: {opinion.hot} by target_util; {opinion.rule} would have {opinion.asked:.1f}"
         case "queue":
-            return f"{load}: the queue is longer than target_queue_time: one more, {opinion.hot}"
+            return f"{load}: the queue will not be gone before help can be there: {opinion.hot}"
         case "present":
             return f"{load}: requests are here: {opinion.hot}"
         case _:
@@ -194,7 +201,7 @@ def _inputs(scene: Scene, usual: _Usual, opinion: Opinion, seen: Seen) -> tuple[
     since_s = now - state.demand.fresh.since_at if state.demand.fresh.since_at else None
     return (
         InputRead(name="arrivals", value=sum(group.count for group in seen.arrivals), age_s=since_s, unit="requests"),
-        InputRead(name="load", value=opinion.load_slots, age_s=router_age_s, unit="slots"),
+        InputRead(name="load", value=opinion.load_slots if state.routers else None, age_s=router_age_s, unit="slots"),
         InputRead(name="perf", value=usual.perf, age_s=beat_age_s, unit="units/s per worker"),
         InputRead(name="slots", value=float(usual.slots), age_s=beat_age_s, unit="per worker"),
         InputRead(name="waiting", value=float(here.waiting), age_s=router_age_s, unit="requests"),

@@ -47,7 +47,7 @@ def idle_since_at(scene: Scene) -> float:
 
 def _rest(wanted: Want, scene: Scene) -> Want:
     """inactivity_timeout: positive waits that long, 0 rests at once, negative never rests. None waits a minute, and then for as long
-    as the engine wants.
+    as an engine that learns wants.
     """
     state, roster = scene.state, scene.roster
     timeout_s = scene.settings.inactivity_timeout_s()
@@ -68,7 +68,7 @@ def _rest(wanted: Want, scene: Scene) -> Want:
         return _replace(
             wanted, why=Why.IDLE, sentence=f"no request for {silent_s:.0f} s (inactivity_timeout is {timeout_s:.0f} s)"
         )
-    if scene.settings.inactivity_timeout is None:
+    if scene.settings.inactivity_timeout is None and wanted.engine is not None:
         return wanted
     text = f"{wanted.sentence}; no request for {silent_s:.0f} s (inactivity_timeout is {timeout_s:.0f} s): 0"
     return _replace(wanted, hot=0, asked=0, units_per_s=0.0, why=Why.IDLE, sentence=text)

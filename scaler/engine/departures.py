@@ -60,5 +60,5 @@ class Pool:
         first, last = int(at_s // BIN_S) + 1, int((at_s + after_s) // BIN_S)
         if last - first + 1 >= BINS:
             return 0.0
-        leaving = np.take(self.counts, range(first, last + 1), mode="wrap").sum() if last >= first else 0.0
+        leaving = self.counts[np.arange(first, last + 1) % BINS].sum() if last >= first else 0.0
         return max(0.0, self.present - float(leaving))

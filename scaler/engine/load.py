@@ -57,9 +57,10 @@ def needs(memory: Memory, now: Wide, slots: int, table: rules.Rules, constants: 
     """Workers that each kind of rule would have, before rounding: levels x margins, then peaks x shares."""
     spread = np.sqrt(np.maximum(now, constants.surprise_floor) * (memory.surprise / memory.surprise_weight))
     by_level = now[:, None] + table.margins * spread[:, None]
+    by_level[now < constants.asleep_slots] = 0.0  # a margin for what may come needs somebody to have come
     by_peak = memory.peaks[:, None] * table.peak_shares
+    by_peak[by_peak < constants.asleep_slots] = 0.0
     need = np.concatenate((by_level.ravel(), by_peak.ravel()))
-    need[need < constants.asleep_slots] = 0.0
     return (need / slots).astype(np.float32)
 
 

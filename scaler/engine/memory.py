@@ -41,6 +41,7 @@ class Memory(msgspec.Struct, kw_only=True):
     lead_s: float
     caution_hot: int  #: not below this at first
     hot: int  #: the last opinion
+    net_hot: int  #: workers asked for because of the real queue; 0: none
     last_active_s: float
     # the load
     departures: Narrow
@@ -97,6 +98,7 @@ def fresh(constants: Constants, at_s: float, start_hot: int, lead_s: float, *, s
         lead_s=lead_s,
         caution_hot=caution_hot,
         hot=start_hot,
+        net_hot=0,
         last_active_s=at_s - 1e6,
         departures=np.zeros(BINS, dtype=np.float32),
         present=0.0,

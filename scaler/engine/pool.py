@@ -49,7 +49,7 @@ def _kept_s(memory: Memory, at_s: float, storage_share: float, constants: Consta
     memory_days = constants.pool_half_life_s / log(2) * (1 - 0.5 ** (age_s / constants.pool_half_life_s)) / _DAY_S
     per_day = np.maximum(memory.pool_uses / np.float32(memory_days), np.float32(constants.pool_least_uses_per_day))
     kept_s = np.float32(constants.creation_worth_s / max(storage_share, 1e-3)) * per_day
-    return np.clip(kept_s, np.float32(constants.pool_kept_least_s), np.float32(constants.pool_kept_most_s))
+    return np.asarray(np.clip(kept_s, np.float32(constants.pool_kept_least_s), np.float32(constants.pool_kept_most_s)))
 
 
 def _level(memory: Memory, workers: int) -> int:

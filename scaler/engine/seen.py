@@ -36,12 +36,12 @@ class Seen(msgspec.Struct, frozen=True, kw_only=True):
 class Opinion(msgspec.Struct, frozen=True, kw_only=True):
     """How many hot workers, and how the engine came to it."""
 
-    hot: int
+    hot: int  #: before the floors and ceilings of the user
     asked: float  #: mean of the rules' targets, by weight, before rounding and floors
     load_slots: float  #: requests in service, had there been room for all
     rule: str  #: the best rule now
     share: float  #: its part of the weight
     low: int  #: the smallest and ...
     high: int  #: ... the largest target among rules of some weight
-    because: str  #: what decided: rules, prior, caution, target_util, queue, present
+    because: str  #: what decided: rules, prior, caution, target_util, queue, present; floor: the user
     slack: float  #: calibration: how much of the late share shadows may use

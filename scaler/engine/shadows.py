@@ -33,14 +33,15 @@ def enter_stages(memory: Memory, seen: Seen) -> None:
     memory.stage = max(stage, memory.stage)
 
 
-def follow(memory: Memory, need: Floats, busy: bool, seen: Seen, dt_s: float, table: Rules, constants: Constants) -> None:
-    """Set every rule's target by its need: up at once, down after its hold."""
+def follow(memory: Memory, need: Floats, busy: bool, seen: Seen, dt_s: float, table: Rules, constants: Constants) -> Floats:
+    """Set every rule's target by its need: up at once, down after its hold. Returns what targets would be without a ceiling."""
     target, below_s = memory.shadows[TARGET], memory.shadows[BELOW_S]
     floor = np.float32(max(seen.least, 1 if busy else 0))
     kept = np.where(seen.at_s - memory.last_active_s <= table.keep_s, np.maximum(table.keep, floor), floor)
     wanted = need[table.need]
     most = np.float32(seen.most)
-    up = np.minimum(np.maximum(np.ceil(wanted - np.float32(constants.up_slack + _ROUNDING)), kept), most)
+    free = np.maximum(np.ceil(wanted - np.float32(constants.up_slack + _ROUNDING)), kept)
+    up = np.minimum(free, most)
     down = np.minimum(np.maximum(np.ceil(wanted - np.float32(_ROUNDING)), kept), most)
     below_s += np.float32(dt_s)
     below_s[down >= target] = 0.0
@@ -48,6 +49,7 @@ def follow(memory: Memory, need: Floats, busy: bool, seen: Seen, dt_s: float, ta
     np.maximum(target, up, out=target)
     target[falls] = down[falls]
     below_s[falls] = 0.0
+    return np.asarray(np.maximum(free, target))
 
 
 #: Needs are 32-bit numbers: one that is a whole number but for its last bits is that number.

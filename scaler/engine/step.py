@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from numpy.typing import NDArray
 
 from . import load, rules, score, shadows
 from .constants import DEFAULT, Constants
@@ -38,8 +39,8 @@ def step(memory: Memory, seen: Seen, constants: Constants = DEFAULT) -> tuple[Op
     shadows.enter_stages(memory, seen)
     levels = load.levels(memory, seen)
     need = load.needs(memory, levels, seen.slots, table, constants)
-    shadows.follow(memory, need, busy, seen, dt_s, table, constants)
-    opinion = _opinion(memory, seen, mean_load, table, constants)
+    free = shadows.follow(memory, need, busy, seen, dt_s, table, constants)
+    opinion = _opinion(memory, seen, mean_load, free, table, constants)
     memory.hot = opinion.hot
     load.learn(memory, mean_load, levels, seen, dt_s, constants)
     paid, is_late = shadows.live(memory, mean_load, seen, dt_s, constants)
@@ -49,13 +50,18 @@ def step(memory: Memory, seen: Seen, constants: Constants = DEFAULT) -> tuple[Op
     return opinion, memory
 
 
-def _opinion(memory: Memory, seen: Seen, mean_load: float, table: rules.Rules, constants: Constants) -> Opinion:
+def _opinion(
+    memory: Memory, seen: Seen, mean_load: float, free: NDArray[np.float32], table: rules.Rules, constants: Constants
+) -> Opinion:
+    """`free`: the rules' targets, had there been no ceiling."""
     targets = memory.shadows[TARGET]
     scores = score.of_each(memory, seen, constants)
     best = int(scores.argmin())
     weights = np.exp(-constants.sharpness * (scores / max(float(scores[best]), 1e-9) - 1.0))
     weights /= weights.sum()
     asked = float(np.dot(weights, targets))
+    if asked > seen.most - constants.rounding:
+        asked = float(np.dot(weights, free))  # so that it can be told what the ceiling keeps away
     hot, because = _rounded(asked, memory.hot, constants), "rules"
     age_s = seen.at_s - memory.began_s
     if age_s <= constants.follow_prior_s:
@@ -66,14 +72,14 @@ def _opinion(memory: Memory, seen: Seen, mean_load: float, table: rules.Rules, c
     planned = math.ceil(memory.averages[-1] / (seen.slots * seen.target_util) - constants.up_slack)
     if planned > hot:
         hot, because = planned, "target_util"
-    queue_s = seen.waiting * memory.service_mean_s / (max(1, seen.hot) * seen.slots)
-    if queue_s > seen.target_wait_s and seen.hot + 1 > hot:
-        hot, because = seen.hot + 1, "queue"
+    memory.net_hot = _net(memory, seen)
+    if memory.net_hot > hot:
+        hot, because = memory.net_hot, "queue"
     if hot == 0 and seen.waiting + seen.serving:
         hot, because = 1, "present"
     some = targets[weights > 0.01]
     return Opinion(
-        hot=min(max(hot, seen.least), seen.most),
+        hot=hot,
         asked=asked,
         load_slots=mean_load,
         rule=table.names[best],
@@ -90,3 +96,16 @@ def _rounded(asked: float, before: int, constants: Constants) -> int:
     if abs(asked - before) <= constants.rounding + constants.reluctance:
         return before
     return max(0, math.ceil(asked - constants.rounding - 1e-6))
+
+
+def _net(memory: Memory, seen: Seen) -> int:
+    """One worker more than there are when the real queue is too long, whatever the rules think; kept until it is half as long.
+
+    A queue that will be gone before help could be there calls for none.
+    """
+    limit_s, queue_s = max(seen.target_wait_s, seen.lead_s), seen.waiting * memory.service_mean_s / seen.slots
+    if queue_s / max(1, seen.hot) > limit_s:
+        return seen.hot + 1
+    if memory.net_hot > 0 and queue_s / max(1, memory.net_hot - 1) > limit_s / 2:
+        return memory.net_hot
+    return 0

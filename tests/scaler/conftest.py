@@ -5,9 +5,25 @@ import contextlib
 
 import pytest
 
+from scaler import decide
 from schemas import subjects
 from tests.conftest import TestServer
+from tests.scaler import story
 from tests.scaler.house import House
+
+
+@pytest.fixture(autouse=True)
+def engine(request, monkeypatch):
+    """Pains are told with each demand engine."""
+    name = getattr(request, "param", "reactive")
+    monkeypatch.setattr(story, "ENGINE", name)
+    return name
+
+
+def pytest_generate_tests(metafunc):
+    if metafunc.module.__name__.endswith("test_pains"):
+        metafunc.parametrize("engine", list(decide.ENGINES), indirect=True)
+
 
 BUCKETS = (
     subjects.BUCKET_ENDPOINTS,

@@ -142,7 +142,7 @@ def test_cold_mult_asks_for_capacity_in_all():
 
 
 def test_what_lies_cold_longer_than_pays_is_destroyed():
-    story = Story(policy=Policy(cold_keep_s=3600.0), create_s=20)
+    story = Story(policy=Policy(name="reactive", cold_keep_s=3600.0), create_s=20)
     story.asks(250).until(300).asks(0).until(900)
     assert story.cold >= 3
     story.until(6000)
@@ -257,7 +257,7 @@ def test_an_override_has_an_owner_and_an_end():
 
 
 def test_an_advisory_policy_says_and_does_nothing():
-    story = Story(policy=Policy(mode="advisory"))
+    story = Story(policy=Policy(name="reactive", mode="advisory"))
     story.fold(observations.Ticked(at=story.now))
     story.asks(100)
     from scaler import decide

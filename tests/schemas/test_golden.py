@@ -119,6 +119,8 @@ EXAMPLES: tuple[msgspec.Struct, ...] = (
         waiting=2,
         waiting_units=200.0,
         failed_workers={WID: 1},
+        sizes={26: 4, 31: 1},
+        late_total=1,
     ),
     signals.Reservations(router="r1", workers={WID: signals.Promised(3, 300.0)}, ttl_s=3.0),
     signals.ControlOrder(op="drain", deadline_s=30.0, reason="load fell"),

@@ -1,0 +1,259 @@
+"""The demand engine alone: what holds for any traffic, and each of its parts by itself."""
+
+import random
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from scaler.engine import departures, memory, pool, rules, worth
+from scaler.engine.constants import DEFAULT
+from scaler.engine.memory import Memory
+from scaler.engine.seen import Arrivals, Opinion, Seen
+from scaler.engine.step import step
+
+UNIX = 1_700_000_000.0
+
+
+def begin(hot: int = 1, *, at_s: float = UNIX, lead_s: float = 27.3, caution_hot: int = 0, slots: int = 8) -> Memory:
+    return memory.fresh(DEFAULT, at_s, hot, lead_s, slots=slots, caution_hot=caution_hot)
+
+
+def seen(mind: Memory, count: float = 0.0, *, dt_s: float = 2.0, service_s: float = 8.0, **fields) -> Seen:
+    arrivals = (Arrivals(count, service_s),) if count else ()
+    facts = {"slots": mind.slots, "hot": mind.hot, "most": 48, "lead_s": mind.lead_s, "serving": 1 if count else 0, **fields}
+    return Seen(at_s=mind.at_s + dt_s, arrivals=arrivals, **facts)
+
+
+def play(mind: Memory, counts, **fields) -> tuple[list[int], Memory]:
+    hots = []
+    for count in counts:
+        opinion, mind = step(mind, seen(mind, count, started=int(count), **fields))
+        hots.append(opinion.hot)
+    return hots, mind
+
+
+def same(one: Memory, other: Memory) -> bool:
+    return memory.pack(one, DEFAULT) == memory.pack(other, DEFAULT)
+
+
+counts = st.lists(st.sampled_from([0.0, 0.0, 1.0, 3.0, 20.0, 150.0]), min_size=1, max_size=60)
+law = settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+
+@law
+@given(counts, st.floats(0, 100), st.floats(0, 200), st.sampled_from([0.5, 8.0, 90.0]), st.integers(0, 9))
+def test_more_load_never_wants_fewer(history, count, more, service_s, waiting):
+    _, mind = play(begin(), history)
+    less, _ = step(mind, seen(mind, count, service_s=service_s, waiting=waiting))
+    louder, _ = step(mind, seen(mind, count + more, service_s=service_s, waiting=waiting))
+    longer, _ = step(mind, seen(mind, count, service_s=2 * service_s, waiting=waiting))
+    fuller, _ = step(mind, seen(mind, count, service_s=service_s, waiting=waiting + 50))
+    assert louder.hot >= less.hot
+    assert longer.hot >= less.hot
+    assert fuller.hot >= less.hot
+
+
+@law
+@given(counts)
+def test_equal_input_gives_equal_opinions_and_an_equal_memory_also_through_bytes(history):
+    _, mind = play(begin(), history)
+    back = memory.unpack(memory.pack(mind, DEFAULT), DEFAULT)
+    assert back is not None
+    assert same(back, mind)
+    first, after = step(mind, seen(mind, 5.0))
+    second, again = step(back, seen(back, 5.0))
+    assert first == second
+    assert same(after, again)
+
+
+def test_a_step_leaves_the_memory_it_was_given_as_it_was():
+    _, mind = play(begin(), [5.0] * 20)
+    before = memory.pack(mind, DEFAULT)
+    step(mind, seen(mind, 50.0))
+    assert memory.pack(mind, DEFAULT) == before
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"ens", b"x" * 50_000, memory.pack(begin(), msgspec.structs.replace(DEFAULT, margins=(1.0,)))]
+)
+def test_bytes_of_other_rules_are_not_read(data):
+    assert memory.unpack(data, DEFAULT) is None
+
+
+def test_truncated_bytes_are_not_read():
+    data = memory.pack(begin(), DEFAULT)
+    for length in (len(data) - 1, len(data) - 1000, 40):
+        assert memory.unpack(data[:length], DEFAULT) is None
+
+
+@pytest.mark.parametrize("per_step, service_s", [(20.0, 8.0), (2.0, 30.0), (50.0, 2.0)])
+def test_constant_load_never_flaps_in_a_day(per_step, service_s):
+    _, mind = play(begin(6), [per_step] * 360, dt_s=10.0, service_s=service_s)  # an hour to settle
+    hots, _ = play(mind, [per_step] * (24 * 360), dt_s=10.0, service_s=service_s)
+    turns = sum(1 for k in range(2, len(hots)) if (hots[k] - hots[k - 1]) * (hots[k - 1] - hots[k - 2]) < 0)
+    assert turns == 0
+    assert len(set(hots)) <= 2, "it may find out once that fewer do"
+    load = per_step / 10.0 * service_s / 8
+    assert load <= hots[-1] <= load / 0.9 + 1.5
+
+
+def test_nobody_is_woken_without_a_request():
+    hots, _ = play(begin(0), [0.0] * 500)
+    assert set(hots) == {0}
+
+
+def test_it_goes_to_sleep_when_nobody_asks_any_more_and_keeps_somebody_where_that_paid():
+    hots, mind = play(begin(0), [4.0] * 200)
+    assert hots[-1] >= 2
+    hots, _ = play(mind, [0.0] * 1500, dt_s=10.0)
+    assert hots[-1] == 0
+    # Two requests every minute, each late when it finds nobody: keeping one for a minute is cheaper.
+    hots, _ = play(begin(0), ([2.0] + [0.0] * 29) * 60)
+    assert set(hots[-300:]) == {1}
+    # Two every hour: it is not.
+    hots, _ = play(begin(0), ([2.0] + [0.0] * 359) * 8, dt_s=10.0)
+    assert hots[-1] == 0
+
+
+def test_who_waits_is_served_although_all_rules_sleep():
+    mind = begin(0)
+    opinion, _ = step(mind, seen(mind, waiting=1))
+    assert (opinion.hot, opinion.because) == (1, "present")
+
+
+def test_a_queue_that_outlasts_help_calls_for_one_more_until_it_is_half_gone():
+    _, mind = play(begin(2), [2.0] * 200, hot=2)
+    # 2 s of arrivals at 8 s each: half a worker. Now a queue that nobody's rules know of.
+    busy, mind = step(mind, seen(mind, 2.0, waiting=120, hot=2))
+    assert (busy.hot, busy.because) == (3, "queue")
+    held, mind = step(mind, seen(mind, 2.0, waiting=70, hot=3))
+    assert held.hot == 3, "one more is on its way: not another, and not one fewer"
+    done, mind = step(mind, seen(mind, 2.0, waiting=10, hot=3))
+    assert done.because != "queue"
+    short, _ = step(mind, seen(mind, 2.0, waiting=40, hot=2))
+    assert short.because != "queue", "40 of 8 s on 16 slots are gone in 20 s, help needs 27"
+
+
+def test_a_pool_that_was_here_before_is_not_shrunk_at_first():
+    hots, mind = play(begin(5, caution_hot=5), [0.0] * 290)
+    assert set(hots) == {5}
+    hots, _ = play(mind, [0.0] * 2000)
+    assert hots[-1] == 0
+
+
+def test_planned_use_stays_under_target_util():
+    _, mind = play(begin(4), [8.0] * 400, target_util=0.5)
+    opinion, _ = step(mind, seen(mind, 8.0, target_util=0.5))
+    assert opinion.hot >= 8.0 / 2.0 * 8.0 / 8 / 0.5 - 0.5
+
+
+def test_the_ceiling_is_the_users_and_the_wish_above_it_is_told():
+    _, mind = play(begin(4), [40.0] * 200, most=4)
+    opinion, mind = step(mind, seen(mind, 40.0, most=4))
+    assert opinion.hot > 10
+    assert mind.shadows[0].max() == 4, "shadows live under the same ceiling"
+
+
+def test_before_there_is_anything_to_compare_the_common_rule_is_followed():
+    mind = begin(1)
+    opinion, _ = step(mind, seen(mind, 1.0))
+    assert opinion.because == "prior"
+    assert opinion.rule == rules.table(DEFAULT).names[rules.table(DEFAULT).prior]
+
+
+def test_bursty_traffic_gets_more_room_than_smooth_traffic_of_the_same_rate():
+    chance = random.Random(3)
+    smooth, _ = play(begin(3), [6.0] * 1200)
+    bursts = [120.0 if chance.random() < 0.05 else 0.0 for _ in range(1200)]
+    bursty, _ = play(begin(3), bursts)
+    assert np.mean(bursty[500:]) > 1.3 * np.mean(smooth[500:])
+
+
+def test_slack_shrinks_when_real_requests_are_late_and_grows_back():
+    mind = begin(2)
+    for _ in range(30):
+        _, mind = step(mind, seen(mind, 4.0, started=10, late=3))
+    assert mind.slack < 1.0
+    low = mind.slack
+    for _ in range(100):
+        _, mind = step(mind, seen(mind, 4.0, started=10, late=0))
+    assert low < mind.slack <= DEFAULT.slack_most
+
+
+def test_another_lead_keeps_the_shadows():
+    _, mind = play(begin(3), [6.0] * 300)
+    slow = memory.restaged(mind, 240.0)
+    assert slow.lead_s == 240.0
+    assert memory.restaged(mind, mind.lead_s) is mind
+    assert sorted(slow.recent_targets.min(axis=0)) == sorted(mind.recent_targets.min(axis=0))
+    before, _ = step(mind, seen(mind, 6.0))
+    after, _ = step(slow, seen(slow, 6.0, lead_s=240.0))
+    assert abs(before.hot - after.hot) <= 2
+
+
+def test_long_gaps_between_steps_do_no_harm():
+    _, mind = play(begin(3), [6.0] * 100)
+    opinion, mind = step(mind, seen(mind, 0.0, dt_s=30_000.0))
+    assert isinstance(opinion, Opinion)
+    hots, _ = play(mind, [6.0] * 100)
+    assert hots[-1] >= 3
+
+
+def test_the_infinite_pool_holds_each_request_for_its_service():
+    bins = np.zeros(departures.BINS, dtype=np.float32)
+    crowd = departures.Pool(bins, 0.0)
+    area = crowd.pass_time(UNIX, UNIX + 2, (Arrivals(3.0, 10.0),))
+    assert area == pytest.approx(3.0)  # come half way through two seconds
+    for k in range(1, 10):
+        area += crowd.pass_time(UNIX + 2 * k, UNIX + 2 * k + 2, ())
+    assert area == pytest.approx(30.0, abs=3.0)
+    assert crowd.present == 0.0
+    assert float(bins.sum()) == 0.0
+
+
+def test_who_will_still_be_there():
+    crowd = departures.Pool(np.zeros(departures.BINS, dtype=np.float32), 0.0)
+    crowd.pass_time(UNIX, UNIX + 2, (Arrivals(3.0, 10.0), Arrivals(1.0, 100.0)))
+    assert crowd.still_there(UNIX + 2, 0.0) == 4.0
+    assert crowd.still_there(UNIX + 2, 20.0) == 1.0
+    assert crowd.still_there(UNIX + 2, 5000.0) == 0.0
+
+
+def test_costs_are_worth_what_workers_make_of_them():
+    mind = begin()
+    assert worth.service_s_per_unit(mind, 100.0, 8, DEFAULT) == pytest.approx(0.08)
+    for _ in range(3000):  # clients say 100, workers count 10 and need the time of 20
+        worth.remember(mind, 1000.0, 100.0, 2.0, 2.0, DEFAULT)
+    assert worth.service_s_per_unit(mind, 100.0, 8, DEFAULT) == pytest.approx(0.08 * 0.2, rel=0.3)
+    fast = begin()
+    for _ in range(3000):  # half empty workers look faster than their benchmark; full ones are not
+        worth.remember(fast, 100.0, 100.0, 0.2, 2.0, DEFAULT)
+    assert worth.service_s_per_unit(fast, 100.0, 8, DEFAULT) == pytest.approx(0.08)
+
+
+def test_levels_that_are_used_often_are_kept_long_and_others_not():
+    mind, day_s = begin(0, at_s=0.0), 86_400.0
+    for day in range(4):
+        for hour in range(24):
+            at_s = day * day_s + hour * 3600.0
+            pool.use(mind, 2, at_s, 20, DEFAULT)
+            if (day, hour) == (3, 0):
+                pool.use(mind, 6, at_s + 600, 20, DEFAULT)
+            pool.use(mind, 0, at_s + 1200, 20, DEFAULT)
+    end_s = 4 * day_s
+    assert pool.total(mind, 3 * day_s + 1800, DEFAULT.storage_share, DEFAULT) == 6
+    assert pool.total(mind, end_s, DEFAULT.storage_share, DEFAULT) == 2, "six were wanted once, two every hour"
+    assert pool.total(mind, end_s + 3 * day_s, DEFAULT.storage_share, DEFAULT) == 2
+    assert pool.total(mind, end_s + 20 * day_s, DEFAULT.storage_share, DEFAULT) == 0
+    assert pool.total(mind, end_s + 3 * day_s, 1.0, DEFAULT) == 0, "storage that costs as much as work is not worth it"
+
+
+def test_a_pool_of_thousands_counts_several_to_a_level():
+    mind = begin(0, at_s=0.0)
+    pool.use(mind, 3000, 0.0, 10_000, DEFAULT)
+    assert 3000 <= pool.total(mind, 60.0, 0.05, DEFAULT) <= 3040
+    pool.use(mind, 10, 120.0, 20, DEFAULT)
+    assert pool.total(mind, 200.0, 0.05, DEFAULT) >= 10

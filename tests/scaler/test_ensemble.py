@@ -1,0 +1,169 @@
+"""The demand engine in use, on whole endpoints in virtual time: what people see of it."""
+
+import time
+from itertools import pairwise
+
+import msgspec
+import pytest
+
+from scaler import decide, memory, observations, replay, state
+from scaler.types import EndpointState, Policy, WorkerFact
+from schemas.ids import WorkerId
+from schemas.reasons import Why
+from schemas.states import WorkerState
+from tests.scaler.story import T0, Story, group
+
+ENSEMBLE = Policy(name="ensemble")
+
+
+def told(**fields) -> Story:
+    return Story(policy=ENSEMBLE, **fields)
+
+
+def test_nobody_asks_and_nothing_is_bought():
+    story = told().until(3600)
+    assert story.acts() == []
+
+
+def test_the_first_request_wakes_one_worker_at_once_and_says_so():
+    story = told(create_s=30).asks(5).until(3)
+    first = next(d for d in story.decisions if d.actions)
+    assert first.at - T0 <= 2.0
+    assert first.why is Why.DEMAND_WAITING
+    assert "wait and no worker is ready" in first.sentence
+    assert [a.op for a in first.actions] == ["create"]
+
+
+def test_load_is_met_and_left_again():
+    story = told(create_s=20, start_s=10, step_s=2.0)
+    story.asks(250).until(3600)
+    assert 3 <= story.ready <= 5
+    story.asks(0).until(3600 + 5400)
+    assert story.ready == 0
+
+
+def test_who_went_cold_is_started_before_anybody_is_bought():
+    story = told(create_s=60, start_s=10).asks(250).until(900).asks(0).until(3000)
+    assert story.ready == 0 and story.cold >= 3
+    created = len(story.ops("create"))
+    story.asks(150).until(3600)
+    assert story.ready >= 2
+    assert len(story.ops("create")) == created
+
+
+def test_constant_load_never_flaps_in_a_day():
+    story = told(create_s=60, start_s=20, max_workers=30, cost=50.0, step_s=30.0)
+    story.asks(240).until(7200)
+    settled = story.decisions[-1].hot_wanted
+    story.until(86_400)
+    late = [d for d in story.decisions if d.at > T0 + 7200]
+    assert {d.hot_wanted for d in late} <= {settled, settled - 1}, "it may find out once that one fewer does"
+    assert sum(1 for a, b in pairwise(late) if b.hot_wanted > a.hot_wanted) == 0
+
+
+def test_the_ceiling_and_the_floor_of_the_user_are_named():
+    high = told(create_s=10, max_workers=2).asks(900).until(700)
+    assert high.ready == 2
+    assert any(d.why is Why.MAX_WORKERS and "max_workers allows 2" in d.sentence for d in high.decisions)
+    low = told(create_s=10, min_load=250).until(300)
+    assert low.ready == 3
+    assert any(d.why is Why.MIN_LOAD for d in low.decisions)
+
+
+def test_a_timeout_that_the_user_set_ends_it_and_one_not_set_leaves_it_to_the_engine():
+    for timeout_s in (0.0, 30.0):
+        story = told(create_s=10, inactivity_timeout=timeout_s).asks(100).until(600).asks(0).until(600 + 60 + timeout_s)
+        assert story.decisions[-1].hot_wanted == 0
+    never = told(create_s=10, inactivity_timeout=-1.0, step_s=10.0).asks(100).until(600).asks(0).until(12_000)
+    assert never.ready == 1
+
+
+def test_a_new_leader_goes_on_exactly_where_the_old_one_stopped():
+    story = told(create_s=10).asks(300).until(900)
+    kept = memory.load(memory.dump(story.state))
+    assert kept.engine == story.state.engine
+    before = decide.decide(story.state, ENSEMBLE, story.now + 2)
+    heir = msgspec.structs.replace(story.state, engine=kept.engine, demand=kept.demand)
+    assert decide.decide(heir, ENSEMBLE, story.now + 2) == before
+
+
+def test_every_decision_comes_out_of_its_record_again():
+    story = told(create_s=20).asks(200).until(300)
+    for _ in range(20):
+        recorded = replay.unpack(replay.pack(story.state, ENSEMBLE, story.now + 2))
+        assert decide.decide(recorded.state, recorded.policy, recorded.now) == decide.decide(story.state, ENSEMBLE, story.now + 2)
+        story.until(story.now - T0 + 10)
+
+
+def test_the_memory_of_another_version_is_not_read_and_the_pool_is_not_shrunk_for_a_while():
+    story = told(create_s=10).asks(400).until(1200)
+    ready = story.ready
+    story.state = msgspec.structs.replace(story.state, engine=b"of another version", engine_format="ensemble/0")
+    story.asks(0).until(1200 + 300)
+    assert story.ready == ready
+    assert any("before this engine began" in d.sentence for d in story.decisions)
+
+
+def test_a_lost_minute_of_reports_does_not_count_as_silence_of_the_clients():
+    story = told(create_s=10).asks(300).until(1800)
+    ready = story.ready
+    story.silent = True
+    story.until(1804)
+    assert story.ready == ready
+
+
+def test_costs_that_mean_nothing_still_get_their_workers():
+    # Every request says that it costs 0: who is here counts.
+    story = told(create_s=10, cost=50.0)
+    report = story._report
+
+    def worthless():
+        story.arrived_units = 0.0
+        report()
+
+    story._report = worthless
+    story.asks(350).until(2400)
+    assert story.ready >= 4
+
+
+def test_until_a_speed_is_known_one_worker_is_enough():
+    story = told(groups=(group(expected_perf=None),), create_s=120).asks(500).until(100)
+    assert len(story.ops("create")) == 1
+    assert all(d.engine is None for d in story.decisions)
+    story.until(900)
+    assert story.ready >= 5
+    assert story.decisions[-1].engine is not None
+
+
+def test_the_pool_of_a_quiet_endpoint_is_given_up_after_it_stopped_paying():
+    story = told(create_s=10, step_s=20.0).asks(150).until(600).asks(0).until(8 * 3600)
+    assert story.existing == 0
+    assert any(a.why is Why.COLD_POOL for d in story.decisions for a in d.actions)
+
+
+def _crowd(workers: int) -> EndpointState:
+    """An endpoint in full swing with many workers."""
+    story = told(create_s=10, max_workers=workers, cost=50).asks(90.0 * workers / 2).until(600)
+    ready = next(w for w in story.state.workers.values() if w.state is WorkerState.READY)
+    crowd: dict[WorkerId, WorkerFact] = dict(story.state.workers)
+    for n in range(workers - len(crowd)):
+        crowd[WorkerId(f"x{n}")] = msgspec.structs.replace(ready, worker_id=WorkerId(f"x{n}"))
+    return msgspec.structs.replace(story.state, workers=crowd)
+
+
+@pytest.mark.parametrize("workers", [100])
+def test_a_decision_is_quick_and_what_it_remembers_is_small(workers, capsys):
+    here = _crowd(workers)
+    took_ms = []
+    for k in range(120):
+        here = state.apply(here, observations.Ticked(at=here.at + 2.0), ENSEMBLE)
+        began = time.process_time()
+        decision = decide.decide(here, ENSEMBLE, here.at)
+        took_ms.append((time.process_time() - began) * 1000)
+        here = state.apply(here, observations.DecisionTaken(at=here.at, decision=decision, recorded=k == 0), ENSEMBLE)
+    took_ms.sort()
+    size = len(memory.dump(here))
+    with capsys.disabled():
+        print(f"\ndecide, {workers} workers: p50 {took_ms[60]:.2f} ms, p99 {took_ms[-2]:.2f} ms of CPU; memory {size} bytes")
+    assert size <= memory.MAX_BYTES
+    assert decision.engine is not None
