@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from runtime.bus import Bus
-from scaler import replay
+from scaler import memory, replay
 from schemas import codec, events, subjects
 from schemas.commands import CreateWorker
 from schemas.states import WorkerState
@@ -76,12 +76,18 @@ class DyingBucket:
         return await self._do("put", lambda: self._bucket.put(key, data, **more))
 
     async def create(self, key, data, **more):
-        what = "memory" if self.name == subjects.BUCKET_SCALER and b'"op":"create"' in data else "create"
+        what = "memory" if self._is_memory_of_a_purchase(data) else "create"
         return await self._do(what, lambda: self._bucket.create(key, data, **more))
 
     async def update(self, key, data, revision, **more):
-        what = "memory" if self.name == subjects.BUCKET_SCALER and b'"op":"create"' in data else "update"
+        what = "memory" if self._is_memory_of_a_purchase(data) else "update"
         return await self._do(what, lambda: self._bucket.update(key, data, revision, **more))
+
+    def _is_memory_of_a_purchase(self, data):
+        if self.name != subjects.BUCKET_SCALER or data[:1] not in (b"{", b"x"):
+            return False
+        workers = memory.load(data).workers.values()
+        return any(w.intent is not None and w.intent.op == "create" for w in workers)
 
     async def delete(self, key, **more):
         return await self._do("delete", lambda: self._bucket.delete(key, **more))
