@@ -171,7 +171,7 @@ def _sentence(opinion: Opinion, usual: _Usual, scene: Scene) -> str:
         load = f"{scene.here.waiting} requests wait and no worker is ready; {load}"
     match opinion.because:
         case "prior":
-            return f"{load}: {opinion.hot} by {opinion.rule}, the rule to follow until there is something to compare"
+            return f"{load}: {opinion.hot} by {opinion.rule}, until rules can be compared"
         case "floor":
             return f"{load}: no more than is kept in any case"
         case "caution":
