@@ -149,7 +149,7 @@ class WorkerFact(Value, frozen=True, kw_only=True):
     # the worker's own side
     liveness: Liveness = Liveness.UNHEARD
     beat_state: WorkerState | None = None
-    beat_at: float | None = None
+    beat_at: float | None = None  #: when that was so; its heartbeat may have come later
     beat_sent_at: float = 0.0
     boot: str = ""
     old_boot: str = ""  #: of the start before; its late heartbeats say nothing

@@ -77,6 +77,7 @@ class Template(Record, frozen=True, kw_only=True):
     cwd: str = ""  #: working directory for local processes
     disk_gb: float = 0.0
     gpus: int = 0  #: GPUs per worker; 0: none needed
+    slots: int = 0  #: requests a worker serves at once, where it does not say so itself (Vast's PyWorker); 0: one
     start_timeout_s: float = 600.0  #: from launch to ready; after it: cause "hang"
     stop_timeout_s: float = 10.0  #: from SIGTERM to SIGKILL
 
