@@ -11,6 +11,7 @@ from .admin_events import EventAdmin
 from .admin_groups import GroupAdmin
 from .admin_keys import KeyAdmin
 from .admin_templates import Templates
+from .admin_update import UpdateAdmin
 from .admin_workers import WorkerAdmin
 from .app import App, listening
 from .calls import Table
@@ -58,6 +59,7 @@ def _table(router: Router) -> Table:
         EndpointAdmin(store, keys, now),
         GroupAdmin(store, templates, now),
         templates,
+        UpdateAdmin(store, templates, board, now),
         KeyAdmin(bus, feeds.key_changed, now),
         VastReports(router.bridge, feeds),
         WorkerAdmin(bus, board, now=now, monotonic=router.monotonic),

@@ -79,6 +79,7 @@ class GroupSpec(Value, frozen=True, kw_only=True):
     id: GroupId
     name: str = ""
     revision: int = 1
+    oldest_revision: int = 0  #: workers older than this make way; 0: all that are not of `revision`
     weight: float = 1.0
     tier: int = 0
     provider: str = "process"

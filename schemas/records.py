@@ -97,6 +97,7 @@ class WorkerGroup(Record, frozen=True, kw_only=True):
     price_cap_usd_per_hour: float | None = None
     expected_perf: float | None = None  #: work units per second before any benchmark is known
     revision: int = 1
+    oldest_revision: int = 0  #: workers older than this make way for new ones; 0: all that are not of `revision`
     created_at: float = 0.0
 
 
