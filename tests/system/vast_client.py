@@ -22,6 +22,9 @@ async def main(name: str) -> None:
         seen["tokens"] = [piece["token"] async for piece in stream["response"]]
         burst = [endpoint.request("/generate", {"prompt": "x", "max_tokens": 2}, cost=2) for _ in range(8)]
         seen["burst"] = [one["response"]["text"] for one in await asyncio.gather(*burst)]
+        session = await endpoint.session(cost=2, lifetime=30)
+        seen["session"] = (await session.request("/generate", {"prompt": "s", "max_tokens": 2}, cost=2))["response"]["text"]
+        await session.close()
         seen["workers"] = [[worker.id, worker.status, worker.perf > 0] for worker in await endpoint.get_workers()]
     print(json.dumps(seen))
 
