@@ -30,7 +30,7 @@ _replace = msgspec.structs.replace
 FRESH_S = 15.0
 SPEAK_EVERY_S = 1.0
 #: Silence of the router that spoke, after which another does.
-TAKE_OVER_S = 2.0
+TAKE_OVER_S = 1.5
 #: The age of words of which no report is known here.
 UNKNOWN_AGE_S = 86_400.0
 #: What must be older than this is not called older: another router's report took a moment to be heard here.
