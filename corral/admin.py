@@ -67,6 +67,15 @@ class Admin:
     async def update_group(self, group_id: int, fields: Mapping[str, Any]) -> Json:
         return _result(await self._control.ask("PUT", f"/api/v0/workergroups/{group_id:d}/", body=dict(fields)))
 
+    async def update_workers(self, group_id: int, *, cancel: bool = False) -> Json:
+        """Replace a group's workers one by one by new ones of its template as it is now; `cancel`: those that are left stay.
+
+        Raises Taken when there is nothing to cancel.
+        """
+        body = {"workergroup_id": group_id, "cancel_update": cancel}
+        answer: Json = await self._control.ask("POST", "/update_workers/", body=body)
+        return answer
+
     async def delete_group(self, group_id: int) -> Json:
         answer: Json = await self._control.ask("DELETE", f"/api/v0/workergroups/{group_id:d}/")
         return answer

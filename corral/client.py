@@ -160,7 +160,7 @@ class Endpoint:
         """Ask, and read the whole answer. `payload` is sent as JSON, or untouched when it is bytes. `on_wait` hears the
         router each time that it says "not yet".
 
-        Raises BudgetExceeded, GaveUp, StreamBroken, EndpointStopped, AnswerTooLarge, ApiError. A model's own error is an
+        Raises BudgetExceeded, GaveUp, StreamBroken, EndpointStopped, WrongForm, AnswerTooLarge, ApiError. A model's own error is an
         answer: see Answer.ok.
         """
         stream = self.stream(

@@ -12,6 +12,7 @@ CorralError
 +-- BudgetExceeded     a time budget ran out; says which
 +-- EndpointStopped    an operator stopped the endpoint, so waiting is in vain
 +-- GaveUp             worker after worker refused or failed
++-- WrongForm          this endpoint's workers cannot be asked like this
 +-- StreamBroken       the answer ended before its end
 +-- AnswerTooLarge     more bytes than the caller allows
 +-- ModelError         the model itself answered with an error (only from raise_for_status)
@@ -114,6 +115,10 @@ class GaveUp(CorralError):
     def __init__(self, message: str, attempts: Sequence[Attempt], hint: str = "") -> None:
         super().__init__(message, hint)
         self.attempts = tuple(attempts)
+
+
+class WrongForm(CorralError):
+    """The endpoint's workers run Vast's PyWorker, which takes a JSON object by POST and nothing else. Nothing was sent."""
 
 
 class StreamBroken(CorralError):

@@ -14,6 +14,7 @@ from . import retry
 from .answer import Attempt
 from .body import read_up_to
 from .budget import Meter
+from .envelope import envelope
 from .errors import BudgetExceeded, CorralError, GaveUp, StreamBroken
 from .routing import Routing
 from .wire import http
@@ -95,7 +96,7 @@ class Journey:
         self.attempts: list[Attempt] = []
 
     async def open(self) -> Opened:
-        """The first answer that belongs to the caller. Raises BudgetExceeded, GaveUp, EndpointStopped, ApiError."""
+        """The first answer that belongs to the caller. Raises BudgetExceeded, GaveUp, EndpointStopped, WrongForm, ApiError."""
         while True:
             ready = await self._routing.next_worker()
             started = self._now()
@@ -117,7 +118,8 @@ class Journey:
                 return opened
 
     async def _knock(self, ready: http.RouteReady) -> Opened:
-        """Ask one worker. Raises Failed when another may be asked, BudgetExceeded when time is up."""
+        """Ask one worker. Raises Failed when another may be asked, BudgetExceeded when time is up, WrongForm."""
+        body, headers = self._form(ready)
         started = self._now()
         connected_at: float | None = None
         allowance = self._meter.allow("connect", started)
@@ -135,8 +137,8 @@ class Journey:
                 response = await self._session.request(
                     self._call.method,
                     ready.url + self._call.path,
-                    data=self._call.body or None,
-                    headers={**self._call.headers, "Authorization": f"Bearer {ready.ticket}"},
+                    data=body or None,
+                    headers=headers,
                     allow_redirects=False,
                     trace_request_ctx=_Watch(connected=connected),
                 )
@@ -167,11 +169,20 @@ class Journey:
         opened.first_byte_s = self._now() - (connected_at or started)
         return opened
 
+    def _form(self, ready: http.RouteReady) -> tuple[bytes, dict[str, str]]:
+        """Body and headers as this worker takes them. Raises WrongForm."""
+        call = self._call
+        if not ready.envelope:
+            return call.body, {**call.headers, "Authorization": f"Bearer {ready.ticket}"}
+        kept = {name: value for name, value in call.headers.items() if name.lower() != "content-type"}
+        return envelope(call.method, call.body, call.headers, ready), {**kept, "Content-Type": "application/json"}
+
     async def _look(self, response: aiohttp.ClientResponse, ready: http.RouteReady) -> Opened:
         """Is this the model's answer, or the worker's refusal?"""
-        if response.status in retry.LOOK_AT:
+        if response.status in retry.LOOK_AT or (ready.envelope and response.status in retry.VAST_LOOK_AT):
             body, _ = await read_up_to(response.content, _REFUSAL_BODY_BYTES)
-            setback = retry.refusal(response.status, body, retry.retry_after_s(response.headers))
+            after_s = retry.retry_after_s(response.headers)
+            setback = retry.refusal(response.status, body, after_s, vast=ready.envelope)
             if setback is not None:
                 response.release()
                 raise Failed(setback)

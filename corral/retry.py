@@ -55,10 +55,13 @@ _REFUSALS: dict[str, tuple[bool, float]] = {
 _GATEWAY = {502: (True, 15.0), 504: (True, 15.0), 421: (False, 30.0)}
 #: Statuses whose body is worth a look for a refusal.
 LOOK_AT = frozenset({401, 409, 421, 429, 502, 503, 504})
+#: What Vast's PyWorker says by itself has no body: it does not know the router's key, its queue is too long, its model did not answer.
+_VAST = {401: (Codes.TICKET_UNKNOWN_KEY, False, 15.0), 429: (Codes.QUEUE_FULL, False, 1.0), 500: (Codes.MODEL_DIED, True, 15.0)}
+VAST_LOOK_AT = frozenset(_VAST)
 
 
-def refusal(status: int, body: bytes, retry_after_s: float | None) -> Setback | None:
-    """What a worker's reply means: None when it is the model's own answer and belongs to the caller."""
+def refusal(status: int, body: bytes, retry_after_s: float | None, *, vast: bool = False) -> Setback | None:
+    """What a worker's reply means: None when it is the model's own answer and belongs to the caller. `vast`: of Vast's PyWorker."""
     problem = _problem(body)
     if problem is not None and problem.error in _REFUSALS:
         began, avoid_s = _REFUSALS[problem.error]
@@ -66,6 +69,9 @@ def refusal(status: int, body: bytes, retry_after_s: float | None) -> Setback | 
     elif status in _GATEWAY:
         began, avoid_s = _GATEWAY[status]
         code, message = f"http_{status}", f"something before the model answered {status}"
+    elif vast and not body and status in _VAST:
+        code, began, avoid_s = _VAST[status]
+        message = f"Vast's PyWorker answered {status} without a word"
     else:
         return None
     if retry_after_s is not None and avoid_s:

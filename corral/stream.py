@@ -45,7 +45,7 @@ class Stream:
         self._pieces: Pieces | None = None
 
     async def __aenter__(self) -> Self:
-        """Raises BudgetExceeded, GaveUp, EndpointStopped, ApiError."""
+        """Raises BudgetExceeded, GaveUp, EndpointStopped, WrongForm, ApiError."""
         self._opened = await self._journey.open()
         self._pieces = Pieces(self._opened, self._meter, self._now)
         return self

@@ -143,7 +143,7 @@ class GroupAdmin:
             before = _group(record, group_id)
             after = msgspec.structs.replace(before, **given)
             if any(getattr(before, name) != getattr(after, name) for name in REVISES):
-                after = msgspec.structs.replace(after, revision=before.revision + 1)
+                after = msgspec.structs.replace(after, revision=before.revision + 1, oldest_revision=0)
             return msgspec.structs.replace(
                 record, groups=tuple(after if group.id == group_id else group for group in record.groups)
             )
@@ -233,6 +233,7 @@ def shown(group: WorkerGroup, record: EndpointRecord) -> dict[str, Any]:
         "price_cap_usd_per_hour": group.price_cap_usd_per_hour,
         "expected_perf": group.expected_perf,
         "revision": group.revision,
+        "oldest_revision": group.oldest_revision or group.revision,
     }
 
 

@@ -94,7 +94,7 @@ def wrong_fields(template: Template) -> dict[str, str]:
     for name in ("start_timeout_s", "stop_timeout_s"):
         if not 0 < getattr(template, name) < float("inf"):
             wrong[name] = "must be a number of seconds above 0"
-    for name in ("gpus", "disk_gb"):
+    for name in ("gpus", "disk_gb", "slots"):
         if not 0 <= getattr(template, name) < float("inf"):
             wrong[name] = "must be at least 0"
     return wrong

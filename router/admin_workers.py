@@ -64,7 +64,6 @@ class WorkerAdmin:
 
     def add_to(self, table: Table) -> None:
         table.add("POST", "/get_endpoint_workers/", self.of_endpoint)
-        table.add("POST", "/update_workers/", self.update)
         table.add("GET", "/api/v1/workers/", self.list_all)
         table.add("GET", "/api/v1/workers/{id}", self.get)
         table.add("POST", "/api/v1/workers/{id}/{order}", self.order)
@@ -79,15 +78,6 @@ class WorkerAdmin:
         if not who.may_route(desk.id):
             raise problems.forbidden(f"see the workers of endpoint {desk.name}")
         return reply([self._as_vast(worker) for worker in desk.fleet.workers.values()])
-
-    async def update(self, call: Call) -> web.Response:
-        await call.admin("update workers")
-        raise HttpProblem(
-            501,
-            ErrorCode.UNAVAILABLE,
-            "Rolling updates are not supported yet. Change the group's template: new workers are made from it; "
-            "destroy old ones with POST /api/v1/workers/ID/destroy.",
-        )
 
     async def list_all(self, call: Call) -> web.Response:
         await call.admin("list workers")

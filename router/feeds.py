@@ -19,9 +19,11 @@ from schemas.records import ApiKeyRecord
 from schemas.signals import Reservations
 
 from .api_keys import KeyRing
+from .bridge import Bridge
 from .switchboard import Switchboard
 from .tickets import VastSigner
 from .view import Pulse
+from .voices import Known
 
 log = structlog.get_logger()
 
@@ -35,16 +37,20 @@ LOG_EVERY_S = 1.0
 _pulse = msgspec.json.Decoder(Pulse).decode
 _reservations = msgspec.json.Decoder(Reservations).decode
 _api_key = msgspec.json.Decoder(ApiKeyRecord).decode
+_known = msgspec.json.Decoder(Known).decode
 
 
 class Feeds:
     """`monotonic` is the switchboard's clock."""
 
-    def __init__(self, bus: Bus, board: Switchboard, keys: KeyRing, vast: VastSigner, monotonic: Callable[[], float]) -> None:
+    def __init__(
+        self, bus: Bus, board: Switchboard, keys: KeyRing, vast: VastSigner, bridge: Bridge, monotonic: Callable[[], float]
+    ) -> None:
         self._bus = bus
         self._board = board
         self._keys = keys
         self._vast = vast
+        self._bridge = bridge
         self._monotonic = monotonic
         self._views: list[View] = []
         self._unsigned: dict[str, None] = {}
@@ -60,6 +66,7 @@ class Feeds:
             for bucket, on_change in (
                 (subjects.BUCKET_ENDPOINTS, self.endpoint_changed),
                 (subjects.BUCKET_KEYS, self.key_changed),
+                (subjects.BUCKET_INSTANCES, self.instance_changed),
                 (subjects.BUCKET_WORKERS, self.worker_changed),
             ):
                 self._views.append(await stack.enter_async_context(bus.view(bucket, on_change)))
@@ -113,23 +120,34 @@ class Feeds:
 
     def worker_changed(self, key: str, data: bytes | None, revision: int) -> None:
         try:
-            token, _, worker = key.partition(".")
-            endpoint_id, worker_id = ids.endpoint_from_token(token), ids.worker_id(worker)
+            endpoint_id, worker_id = _split(key)
             record = codec.worker_record(data) if data is not None else None
         except ValueError as error:
             self._cannot_read(subjects.BUCKET_WORKERS, key, revision, error)
             return
         if record is None:
             self._board.worker_gone(endpoint_id, worker_id)
+            self._bridge.worker_gone(worker_id)
         else:
             self._prepare(record.url)
             self._board.worker(record, self._monotonic())
+            self._bridge.worker(record)
+
+    def instance_changed(self, key: str, data: bytes | None, revision: int) -> None:
+        try:
+            _, worker_id = _split(key)
+            known = _known(data) if data is not None else None
+        except ValueError as error:
+            self._cannot_read(subjects.BUCKET_INSTANCES, key, revision, error)
+            return
+        self._bridge.instance(worker_id, known)
 
     # --- core NATS ---
 
     def heartbeat(self, message: Message) -> None:
         try:
             pulse = _pulse(message.data)
+            words = codec.heartbeat(message.data) if pulse.via not in ("", self._bus.name) else None
         except ValueError as error:
             self._cannot_read(message.subject, "", 0, error)
             return
@@ -139,6 +157,8 @@ class Feeds:
             return
         self._prepare(pulse.url)
         self._board.pulse(pulse, self._monotonic())
+        if words is not None:
+            self._bridge.overheard(words)
 
     def reservations(self, message: Message) -> None:
         try:
@@ -172,3 +192,9 @@ class Feeds:
         if self._monotonic() >= self._logged_at + LOG_EVERY_S:
             self._logged_at = self._monotonic()
             log.warning("unreadable_message", where=where, key=key, revision=revision, error=str(error), total=self.unreadable)
+
+
+def _split(key: str) -> tuple[ids.EndpointId, ids.WorkerId]:
+    """A key of the buckets of workers and instances. Raises ValueError."""
+    token, _, worker = key.partition(".")
+    return ids.endpoint_from_token(token), ids.worker_id(worker)

@@ -11,6 +11,7 @@ from .admin_events import EventAdmin
 from .admin_groups import GroupAdmin
 from .admin_keys import KeyAdmin
 from .admin_templates import Templates
+from .admin_update import UpdateAdmin
 from .admin_workers import WorkerAdmin
 from .app import App, listening
 from .calls import Table
@@ -18,6 +19,7 @@ from .metrics import RouterMetrics
 from .public import Public
 from .service import Router
 from .store import EndpointStore
+from .vast_reports import VastReports
 
 log = structlog.get_logger()
 
@@ -47,11 +49,19 @@ def _table(router: Router) -> Table:
     store = EndpointStore(bus, feeds.endpoint_changed, now)
     templates = Templates(bus)
     for part in (
-        Public(router.tickets, router.vast, feeds, RouterMetrics(router.routing, feeds, router.monotonic)),
+        Public(
+            router.tickets,
+            router.vast,
+            router.vast_root,
+            feeds,
+            RouterMetrics(router.routing, feeds, router.bridge, router.monotonic),
+        ),
         EndpointAdmin(store, keys, now),
         GroupAdmin(store, templates, now),
         templates,
+        UpdateAdmin(store, templates, board, now),
         KeyAdmin(bus, feeds.key_changed, now),
+        VastReports(router.bridge, feeds),
         WorkerAdmin(bus, board, now=now, monotonic=router.monotonic),
         EventAdmin(bus, board, router.logs, now),
     ):

@@ -9,6 +9,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from .bridge import Bridge
 from .demand import WAIT_BOUNDS_S
 from .feeds import Feeds
 from .routing import Routing
@@ -21,9 +22,10 @@ OTHER = "other"
 class RouterMetrics(Collector):
     """`monotonic` is the switchboard's clock."""
 
-    def __init__(self, routing: Routing, feeds: Feeds, monotonic: Callable[[], float]) -> None:
+    def __init__(self, routing: Routing, feeds: Feeds, bridge: Bridge, monotonic: Callable[[], float]) -> None:
         self._routing = routing
         self._feeds = feeds
+        self._bridge = bridge
         self._monotonic = monotonic
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(self)
@@ -81,6 +83,13 @@ class RouterMetrics(Collector):
         yield _counter(
             "corral_unreadable_messages", "Messages and values that could not be read.", (), {(): self._feeds.unreadable}
         )
+        yield _counter(
+            "corral_worker_reports",
+            "Reports of Vast's PyWorkers over HTTP.",
+            ("outcome",),
+            {(outcome,): count for outcome, count in self._bridge.reports.items()},
+        )
+        yield _gauge("corral_spoken_for_workers", "Workers whose heartbeat this router says.", (), {(): self._bridge.speaks_for})
         yield _gauge("corral_view_age_seconds", "Age of the oldest view of the control plane.", (), {(): self._feeds.age_s})
         yield _gauge("corral_remembered_requests", "Requests that may come back.", (), {(): len(board.memory)})
 

@@ -15,14 +15,16 @@ JWKS_MAX_AGE_S = 60
 
 
 class Public:
-    def __init__(self, tickets: TicketSigner, vast: VastSigner, feeds: Feeds, metrics: RouterMetrics) -> None:
+    def __init__(self, tickets: TicketSigner, vast: VastSigner, vast_root: bytes, feeds: Feeds, metrics: RouterMetrics) -> None:
         self._tickets = tickets
         self._vast = vast
+        self._vast_root = vast_root
         self._feeds = feeds
         self._metrics = metrics
 
     def add_to(self, table: Table) -> None:
         table.add("GET", "/pubkey/", self.pubkey)
+        table.add("GET", "/static/jvastai_root.cer", self.root)
         table.add("GET", "/.well-known/jwks.json", self.jwks)
         table.add("GET", "/livez", self.livez)
         table.add("GET", "/healthz", self.livez)
@@ -33,6 +35,10 @@ class Public:
     async def pubkey(self, _: Call) -> web.Response:
         """RSA, for Vast's workers."""
         return web.Response(body=self._vast.public_pem, content_type="application/x-pem-file")
+
+    async def root(self, _: Call) -> web.Response:
+        """For Vast's clients."""
+        return web.Response(body=self._vast_root, content_type="application/x-pem-file")
 
     async def jwks(self, _: Call) -> web.Response:
         """Ed25519, for ours."""

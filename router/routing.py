@@ -191,6 +191,7 @@ class Routing:
             wait_s=placement.waited_s,
             cold_start=request.cold_start,
             expected_wait_s=placement.expected_wait_s,
+            envelope=worker.envelope,
         )
 
     def _waiting(self, desk: Desk, request: Request) -> RouteWaiting:

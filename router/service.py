@@ -12,6 +12,7 @@ import structlog
 from runtime.bus import Bus
 
 from .api_keys import KeyRing
+from .bridge import Bridge
 from .eventlog import EventLog
 from .feeds import Feeds
 from .keys_dir import KeysDir
@@ -20,6 +21,7 @@ from .routing import MAX_IDX, Routing
 from .settings import RouterSettings
 from .switchboard import Switchboard
 from .tickets import TicketSigner, VastSigner
+from .vast_root import root_pem
 
 log = structlog.get_logger()
 
@@ -40,7 +42,7 @@ def unguessable() -> Iterator[int]:
 class Router:
     """Knows and routes until run() is cancelled. `now` is unix s, `monotonic` never goes back.
 
-    Raises SettingsError when the keys directory or the admin key's hash cannot be used.
+    Raises SettingsError when the keys directory, the workers' root or the admin key's hash cannot be used.
     """
 
     def __init__(self, *, bus: Bus, settings: RouterSettings, now: Callable[[], float], monotonic: Callable[[], float]) -> None:
@@ -51,9 +53,11 @@ class Router:
         directory = KeysDir(settings.keys_dir)
         self.tickets = TicketSigner(directory, now())
         self.vast = VastSigner(directory)
+        self.vast_root = root_pem(settings.worker_ca, now())
         self.keys = KeyRing(directory, settings.admin_key_sha256)
         self.board = Switchboard(router=bus.name, max_held=settings.max_held, new_idx=unguessable().__next__)
-        self.feeds = Feeds(bus, self.board, self.keys, self.vast, monotonic)
+        self.bridge = Bridge(bus, now=now, monotonic=monotonic)
+        self.feeds = Feeds(bus, self.board, self.keys, self.vast, self.bridge, monotonic)
         self.logs = EventLog(bus, self.board, now() - LOG_BACK_S)
         self._reporter = Reporter(bus, self.board, now=now, monotonic=monotonic)
         self.routing = Routing(
@@ -79,6 +83,7 @@ class Router:
                 self._reporter.report,
                 self._reporter.keep_marks,
                 self._reporter.gossip,
+                self.bridge.speak,
                 self.logs.follow,
                 self.logs.follow_halts,
             ):

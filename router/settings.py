@@ -17,5 +17,6 @@ class RouterSettings(msgspec.Struct, frozen=True, kw_only=True):
     issuer: str = "corral"  #: `iss` of the tickets; workers compare it
     ticket_ttl_s: float = DEFAULT_TTL_S
     ticket_key_max_age_s: float = 30 * 86400.0  #: after this a new ticket key is published; 0: never
+    worker_ca: str = ""  #: PEM file of the root that workers' TLS certificates chain to, for Vast's clients; empty: there is none
     max_held: int = 10_000  #: listeners per endpoint; who comes later is told to ask again
     admin_key_sha256: str = ""  #: SHA-256 in hex of the first admin key

@@ -15,6 +15,7 @@ import msgspec
 
 from schemas.ids import EndpointId, GroupId, WorkerId
 from schemas.records import WorkerRecord
+from schemas.signals import VAST_PROTOCOL
 from schemas.states import COMING, WorkerState
 
 from .reservations import PROMISE_TTL_S, Ledger
@@ -48,6 +49,8 @@ class Pulse(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     rejected_total: int = 0
     draining: bool = False
     tls_fingerprint: str = ""
+    via: str = ""
+    age_s: float = 0.0
 
 
 class Standing(IntEnum):
@@ -63,6 +66,7 @@ class Worker:
 
     __slots__ = (
         "benched_until",
+        "envelope",
         "heard_at",
         "id",
         "inflight",
@@ -87,6 +91,7 @@ class Worker:
         self.perf = record.perf or 1.0
         self.slots = record.slots or 1
         self.tls = record.tls_fingerprint
+        self.envelope = record.protocol == VAST_PROTOCOL  #: takes requests in Vast's envelope only
         self.inflight = 0  #: requests at the worker by its last report
         self.reported_at = float("-inf")
         self.heard_at = float("-inf")
@@ -117,6 +122,7 @@ def fold_record(worker: Worker, record: WorkerRecord) -> None:
         worker.perf = record.perf or 1.0
         worker.slots = record.slots or 1
         worker.tls = record.tls_fingerprint
+        worker.envelope = record.protocol == VAST_PROTOCOL
 
 
 def fold_pulse(worker: Worker, pulse: Pulse, heard_at: float) -> bool:
@@ -139,8 +145,10 @@ def fold_pulse(worker: Worker, pulse: Pulse, heard_at: float) -> bool:
     worker.perf = pulse.perf or worker.record.perf or 1.0
     worker.slots = max(1, pulse.slots)
     worker.tls = pulse.tls_fingerprint or worker.record.tls_fingerprint
+    worker.envelope = bool(pulse.via)
     worker.inflight = pulse.inflight + pulse.queued
-    worker.reported_at = worker.heard_at = heard_at
+    worker.heard_at = heard_at
+    worker.reported_at = heard_at - pulse.age_s
     return True
 
 

@@ -65,6 +65,9 @@ def cp_scopes() -> dict[Role, Scope]:
             publish=(
                 _fill(subjects.LOADS, "*", NAME),
                 _fill(subjects.RESERVATIONS, "*", NAME),
+                # For workers that report over HTTP. Whoever signs tickets and may command any worker's end gains nothing by
+                # speaking for one: see ADR 0010.
+                _fill(subjects.HEARTBEATS, "*", "*"),
                 subjects.ENROLL,
                 *(_fill(subjects.COMMANDS, op, "*") for op in commands.OPS),
                 *(subjects.events_of_kind(kind) for kind in ADMIN_EVENTS),

@@ -199,7 +199,7 @@ def with_heartbeat(fact: WorkerFact, beat: Heartbeat, at: float) -> WorkerFact:
         fact,
         liveness=Liveness.ALIVE,
         beat_state=said,
-        beat_at=at,
+        beat_at=max(0.0, at - beat.age_s),
         beat_sent_at=beat.sent_at,
         boot=beat.boot,
         old_boot=fact.boot if fact.boot and not same_boot else "" if beat.boot == fact.old_boot else fact.old_boot,

@@ -78,9 +78,9 @@ class Roster:
         return group is not None and not group.managed
 
     def is_stale(self, worker: WorkerFact) -> bool:
-        """Of an older template revision than its group has now."""
+        """Of an older template revision than its group has now, or still puts up with."""
         group = self.groups.get(worker.group_id)
-        return group is not None and worker.revision < group.revision
+        return group is not None and worker.revision < (group.oldest_revision or group.revision)
 
     @property
     def serving(self) -> list[WorkerFact]:

@@ -123,6 +123,7 @@ def spec_of(record: EndpointRecord) -> EndpointSpec:
             id=group.id,
             name=group.name,
             revision=group.revision,
+            oldest_revision=group.oldest_revision,
             weight=group.weight,
             tier=group.tier,
             provider=group.provider,

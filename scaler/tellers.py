@@ -64,6 +64,8 @@ class Teller:
 
     def _order(self, desk: Desk, worker: WorkerFact) -> ControlOrder | None:
         beat = desk.beats.get(worker.worker_id)
+        if beat is not None and beat.via:
+            return None  # it hears no orders; no more tickets is all that it needs
         if worker.drain is not None and worker.state is WorkerState.DRAINING and worker.drain.shown_at is not None:
             if worker.drain.told:
                 return None

@@ -79,6 +79,7 @@ class GroupSpec(Value, frozen=True, kw_only=True):
     id: GroupId
     name: str = ""
     revision: int = 1
+    oldest_revision: int = 0  #: workers older than this make way; 0: all that are not of `revision`
     weight: float = 1.0
     tier: int = 0
     provider: str = "process"
@@ -149,7 +150,7 @@ class WorkerFact(Value, frozen=True, kw_only=True):
     # the worker's own side
     liveness: Liveness = Liveness.UNHEARD
     beat_state: WorkerState | None = None
-    beat_at: float | None = None
+    beat_at: float | None = None  #: when that was so; its heartbeat may have come later
     beat_sent_at: float = 0.0
     boot: str = ""
     old_boot: str = ""  #: of the start before; its late heartbeats say nothing

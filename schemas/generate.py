@@ -38,7 +38,15 @@ FILES: dict[str, tuple[type, ...]] = {
         signals.EnrollReply,
         signals.WorkerBundle,
     ),
-    "http.schema.json": (http.RouteRequest, http.RouteReady, http.RouteWaiting, http.Problem, http.Envelope),
+    "http.schema.json": (
+        http.RouteRequest,
+        http.RouteReady,
+        http.RouteWaiting,
+        http.Problem,
+        http.Envelope,
+        http.WorkerStatus,
+        http.FinishedRequests,
+    ),
     "ticket.schema.json": (ticket.TicketClaims, ticket.JwsHeader, ticket.Jwks),
 }
 
@@ -48,7 +56,7 @@ CHANNELS: dict[str, tuple[str, str, tuple[type, ...], str, str]] = {
         f"{subjects.ROOT}.hb.{{endpoint}}.{{worker}}",
         "Full state of a worker, once a second and at once on a change of state.",
         (signals.Heartbeat,),
-        "worker",
+        "worker; a router for one that does not speak NATS",
         "core, at most once",
     ),
     "demand": (

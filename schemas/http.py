@@ -13,6 +13,7 @@ from .ids import WorkerId
 
 MAX_ROUTE_BODY_BYTES = 16 * 1024
 MAX_ADMIN_BODY_BYTES = 256 * 1024
+MAX_REPORT_BODY_BYTES = 256 * 1024
 MAX_COST = 1e12
 
 
@@ -48,6 +49,7 @@ class RouteReady(msgspec.Struct, frozen=True, kw_only=True):
     wait_s: float = 0.0  #: how long the router held this request
     cold_start: bool = False  #: waited for a worker to start
     expected_wait_s: float = 0.0  #: in the worker's own queue
+    envelope: bool = False  #: this worker takes Vast's envelope only: POST {"auth_data": this answer, "payload": {...}}
 
 
 class RouteWaiting(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -91,6 +93,7 @@ class ErrorCode:
     NO_GROUP = "no_group"
     NO_WORKER = "no_worker"
     NO_TEMPLATE = "no_template"
+    BAD_WORKER_TOKEN = "bad_worker_token"  # noqa: S105 - a code, not a token
     NAME_TAKEN = "name_taken"
     CONTRADICTION = "contradiction"
     CONFLICT = "conflict"
@@ -134,3 +137,42 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True):
     auth_data: AuthData
     payload: msgspec.Raw
     session_id: str | None = None
+
+
+class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """POST /worker_status/: the report of Vast's PyWorker, each second while something changes, else every 10 to 11 s. Its boot scripts
+    send a part of it; what is absent or null says nothing.
+
+    Left out is what a router must not believe (`rej_load` and the like: callers without a ticket can raise it) or counts itself (`new_load`).
+    """
+
+    id: int | str  #: CONTAINER_ID
+    mtoken: str  #: MASTER_TOKEN; a secret
+    version: str | None = None
+    loadtime: float | None = None  #: s from its start to ready; 0 until then
+    max_perf: float | None = None  #: work units per second, from its benchmark; 0 until ready
+    error_msg: str | None = None  #: once set, it stays for the life of that process
+    cur_load: float | None = None  #: work units in flight, its queue and open sessions included
+    cur_perf: float | None = None  #: work units served since its last report that was answered: an amount, no rate
+    num_requests_working: int | None = None
+    num_requests_recieved: int | None = None  #: sic; ever, in this process
+    url: str | None = None
+
+
+class FinishedRequest(msgspec.Struct, frozen=True):
+    """`status` is Success, Error, Cancelled or Rejected; a cancelled one counts as a success."""
+
+    status: str = ""
+    success: bool = False
+
+
+class FinishedRequests(msgspec.Struct, frozen=True, kw_only=True):
+    """POST /delete_requests/: what ended at Vast's PyWorker since it last said so. Older ones send `request_idxs` and one `success`
+    for all of them.
+    """
+
+    worker_id: int | str
+    mtoken: str
+    requests: tuple[FinishedRequest, ...] = ()
+    request_idxs: tuple[int, ...] = ()
+    success: bool = False

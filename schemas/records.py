@@ -79,6 +79,7 @@ class Template(Record, frozen=True, kw_only=True):
     cwd: str = ""  #: working directory for local processes
     disk_gb: float = 0.0
     gpus: int = 0  #: GPUs per worker; 0: none needed
+    slots: int = 0  #: requests a worker serves at once, where it does not say so itself (Vast's PyWorker); 0: one
     start_timeout_s: float = 600.0  #: from launch to ready; after it: cause "hang"
     stop_timeout_s: float = 10.0  #: from SIGTERM to SIGKILL
 
@@ -98,6 +99,7 @@ class WorkerGroup(Record, frozen=True, kw_only=True):
     price_cap_usd_per_hour: float | None = None
     expected_perf: float | None = None  #: work units per second before any benchmark is known
     revision: int = 1
+    oldest_revision: int = 0  #: workers older than this make way for new ones; 0: all that are not of `revision`
     created_at: float = 0.0
 
 

@@ -12,6 +12,8 @@ from .records import Failure
 from .states import WorkerState
 
 PROTOCOL = 1  #: version of what PyWorkers and the control plane say to each other
+#: Vast's own PyWorker: it reports to a router over HTTP, hears no orders, and takes requests in Vast's envelope only.
+VAST_PROTOCOL = 0
 
 
 class GpuReading(msgspec.Struct, frozen=True, kw_only=True):
@@ -27,7 +29,9 @@ class GpuReading(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Heartbeat(msgspec.Struct, frozen=True, kw_only=True):
-    """Worker -> scaler, routers, operators on corral.v1.hb.<ep>.<wid>: once a second and at once on a change of state."""
+    """Worker -> scaler, routers, operators on corral.v1.hb.<ep>.<wid>: once a second and at once on a change of state. For a worker
+    that does not speak NATS (Vast's) a router says it.
+    """
 
     worker_id: WorkerId
     endpoint_id: EndpointId
@@ -62,6 +66,8 @@ class Heartbeat(msgspec.Struct, frozen=True, kw_only=True):
     protocol: int = PROTOCOL
     tls_fingerprint: str = ""
     started_at: float = 0.0
+    via: str = ""  #: the router that speaks for it; empty: it speaks itself
+    age_s: float = 0.0  #: how long ago all this was so; a router repeats what the worker last reported
 
 
 class DemandReport(msgspec.Struct, frozen=True, kw_only=True):

@@ -26,7 +26,7 @@ SEAMS = {"pyworker": "pyworker/wire.py", "corral": "corral/wire.py"}
 KEPT_TO = {
     "nats": {"runtime", "pyworker/link.py"},
     "nkeys": {"runtime", "pyworker/link.py"},
-    "cryptography": {"router/tickets.py", "pyworker/verify.py"},
+    "cryptography": {"router/tickets.py", "router/vast_root.py", "pyworker/verify.py"},
     "nacl": {"router/tickets.py", "pyworker/verify.py"},
     "pynvml": {"provisioner", "pyworker/gpu.py"},
 }
@@ -50,7 +50,7 @@ PURE = [
     *(
         f"router/{name}.py"
         for name in (
-            "view liveness reservations choose pool shares hold requests complaints demand eta fleet desk waiting switchboard"
+            "view liveness reservations choose pool shares hold requests complaints demand eta fleet desk waiting switchboard voices"
         ).split()
     ),
     *(

@@ -8,7 +8,11 @@ import pytest
 from schemas.http import ErrorCode
 
 ROOT = Path(__file__).parent.parent
-PAGES = sorted(p for p in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/**/*.md")])
+PAGES = sorted(
+    page
+    for page in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/**/*.md")]
+    if ".venv" not in page.relative_to(ROOT).parts
+)
 
 
 def test_every_error_code_is_explained_and_every_explained_code_exists():

@@ -27,6 +27,7 @@ def add(app: typer.Typer) -> None:
     groups = typer.Typer(help="What runs on which hardware, inside an endpoint.", no_args_is_help=True)
     command(groups, "list", aliases=("ls",))(list_all)
     command(groups, "get", aliases=("show",))(get)
+    command(groups, "update", aliases=("roll",))(update)
     command(groups, "delete", aliases=("rm",))(delete)
     app.add_typer(groups, name="group")
     app.add_typer(groups, name="groups", hidden=True)
@@ -51,6 +52,22 @@ async def get(session: Session, group_id: Annotated[int, typer.Argument(help="Th
     template = group["template"]
     told |= {"template": template["name"], "command": " ".join(template["command"]), "created_at": show.ago(group["created_at"])}
     session.show.record(told, raw=group)
+
+
+async def update(
+    session: Session,
+    group_id: Annotated[int, typer.Argument(help="The group's number.", show_default=False)],
+    *,
+    cancel: Annotated[bool, typer.Option("--cancel", help="Let those stay that were not replaced yet.")] = False,
+) -> None:
+    """Replace a group's workers one by one: new ones first, of the template as it is now, and then the old ones drain."""
+    told = await (await session.corral()).admin.update_workers(group_id, cancel=cancel)
+    if cancel:
+        session.show.done(f"the update of group {group_id} is cancelled; {told['workers_kept']} older workers stay")
+    else:
+        session.show.done(
+            f"group {group_id} is now of revision {told['revision']}; {told['workers_to_update']} workers will be replaced"
+        )
 
 
 async def delete(

@@ -27,6 +27,7 @@ class FakeWorker:
         self.script = list(script)
         self.seen = []
         self.url = ""
+        self.envelope = False  #: runs Vast's PyWorker
 
     async def handle(self, request):
         body = await request.read()
@@ -81,6 +82,7 @@ class FakeRouter:
                 "worker_id": worker.worker_id,
                 "expires_at": 0,
                 "group_id": 5,
+                "envelope": worker.envelope,
             }
         )
 

@@ -4,6 +4,7 @@ import asyncio
 import json
 
 import pytest
+from aiohttp import web
 
 import corral
 from corral import (
@@ -18,6 +19,7 @@ from corral import (
     StreamBroken,
     Unauthorized,
     Unreachable,
+    WrongForm,
 )
 
 PATH = "/v1/chat/completions"
@@ -350,3 +352,80 @@ async def test_cancelling_closes_the_connection(endpoint, worker, steps):
     with pytest.raises(asyncio.CancelledError):
         await task
     await asyncio.wait_for(left.wait(), 5)
+
+
+# --- workers that run Vast's PyWorker -------------------------------------------------------------------------------
+
+
+async def test_vasts_worker_gets_vasts_envelope_and_no_ticket(endpoint, worker, steps):
+    model = await worker("w1", steps.says(body={"text": "hello"}))
+    model.envelope = True
+    raw = b'{ "spaces" : "kept",\n "n": 1e3}'
+    answer = await endpoint.request(
+        PATH, raw, cost=42, headers={"content-type": "application/json; charset=utf-8", "X-Mine": "1"}
+    )
+    assert answer.json() == {"text": "hello"}
+    [(method, path, headers, body)] = model.seen
+    assert (method, path, headers["Content-Type"], headers["X-Mine"]) == ("POST", PATH, "application/json", "1")
+    assert "Authorization" not in headers
+    assert raw in body, "the payload is passed on as it is"
+    sent = json.loads(body)
+    assert sent["payload"] == {"spaces": "kept", "n": 1000.0}
+    assert sent["session_id"] is None
+    assert sent["auth_data"] == {
+        "cost": 42,
+        "endpoint": "llm",
+        "reqnum": 1,
+        "request_idx": 77,
+        "signature": "s",
+        "url": model.url,
+    }
+    assert (await endpoint.request(PATH)).ok
+    assert json.loads(model.seen[1][3])["payload"] == {}
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"method": "PUT", "payload": {}},
+        {"payload": [1]},
+        {"payload": b"no json"},
+        {"payload": b"%PDF", "headers": {"Content-Type": "application/pdf"}},
+        {"payload": "text"},
+    ],
+)
+async def test_what_cannot_be_said_in_vasts_envelope_is_not_sent(how, endpoint, worker, steps):
+    model = await worker("w1", steps.says())
+    model.envelope = True
+    with pytest.raises(WrongForm, match="Vast's PyWorker"):
+        await endpoint.request(PATH, **how)
+    assert not model.seen
+
+
+@pytest.mark.parametrize("status, code", [(401, "ticket_unknown_key"), (429, "queue_full"), (500, "model_died")])
+async def test_vasts_worker_refuses_without_a_word_and_another_is_asked(status, code, endpoint, worker, steps):
+    first = await worker("w1", says_nothing(status))
+    second = await worker("w2", steps.says(body="w2"))
+    first.envelope = second.envelope = True
+    answer = await endpoint.request(PATH, {"a": 1})
+    assert [a.outcome for a in answer.attempts] == [code, "answered"]
+    assert answer.worker_id == "w2"
+
+
+@pytest.mark.parametrize("status", [401, 429, 500])
+async def test_words_from_behind_vasts_worker_are_the_models(status, endpoint, worker, steps):
+    model = await worker("w1", steps.says(status, {"error": "the model's own"}))
+    model.envelope = True
+    answer = await endpoint.request(PATH, {})
+    assert (answer.status, answer.json(), len(model.seen)) == (status, {"error": "the model's own"}, 1)
+    silent = await worker("w2", says_nothing(status))
+    model.envelope = silent.envelope = False
+    model.script = [says_nothing(status)]
+    assert (await endpoint.request(PATH, {})).status == status, "ours always say why"
+
+
+def says_nothing(status):
+    async def step(_request):
+        return web.Response(status=status)
+
+    return step

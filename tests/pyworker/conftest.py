@@ -10,6 +10,7 @@ from pathlib import Path
 
 import aiohttp
 import pytest
+import uvloop
 from aiohttp import web
 
 sys.path.insert(0, str(Path(__file__).parent))  # tests are no packages; worker_kit is a name of its own
@@ -19,6 +20,11 @@ from worker_kit import Model, Router, Running, StartWorker, bundle, environ, ser
 from pyworker import Worker, WorkerConfig
 from schemas.signals import WorkerBundle
 from schemas.states import WorkerState
+
+
+def pytest_asyncio_loop_factories(config, item):
+    """On the loop that workers run on: transports differ in what they take and when they tell."""
+    return {"uvloop": uvloop.new_event_loop}
 
 
 @pytest.fixture

@@ -304,3 +304,47 @@ async def test_what_everybody_may_ask(house: House):
     assert f'corral_workers{{{label},group="{endpoint.groups[0].id}",state="ready"}} 1.0' in text
     _, me = await house.call("GET", "/api/v0/users/current/?owner=me")
     assert me["username"] == "admin"
+
+
+async def test_a_rolling_update_is_a_new_revision_of_the_template_as_it_is_now(house: House):
+    assert (await house.call("PUT", "/api/v1/templates/rolled", {"command": ["serve", "old"]}))[0] == 200
+    endpoint = await house.endpoint(groups=0)
+    _, made = await house.call("POST", "/api/v0/workergroups/", {"endpoint_id": endpoint.id, "template": "rolled"})
+    group_id = made["id"]
+    endpoint = house.router.board.desks[endpoint.id].record
+    for state in (WorkerState.READY, WorkerState.STOPPED, WorkerState.DESTROYING):
+        await house.worker(endpoint, state=state)
+
+    async def group():
+        return (await house.call("GET", f"/api/v0/autojobs/{group_id}/"))[1]["result"]
+
+    async def ask(**more):
+        # As Vast's command line sends it.
+        return await house.call("POST", "/update_workers/", {"workergroup_id": group_id, "api_key": "x", **more})
+
+    status, problem = await ask(cancel_update=True)
+    assert (status, problem["error"]) == (409, "conflict"), "nothing is under way"
+    await house.call("PUT", "/api/v1/templates/rolled", {"command": ["serve", "new"]})
+    assert (await group())["template"]["command"] == ["serve", "old"], "a stored template changes no worker"
+
+    status, told = await ask()
+    assert (status, told) == (200, {"success": True, "workers_to_update": 2, "revision": 2})
+    now = await group()
+    assert (now["revision"], now["oldest_revision"], now["template"]["command"]) == (2, 2, ["serve", "new"])
+    status, told = await ask(cancel_update=True)
+    assert (status, told) == (200, {"success": True, "cancelled": True, "workers_kept": 2})
+    assert [(await group())[name] for name in ("revision", "oldest_revision")] == [2, 1]
+    assert (await ask(cancel_update=True))[0] == 409, "it is cancelled already"
+    await house.call("PUT", f"/api/v0/workergroups/{group_id}/", {"weight": 2.0})
+    assert (await group())["oldest_revision"] == 1, "other traffic, same workers"
+
+    await house.call("DELETE", "/api/v1/templates/rolled")
+    assert (await ask())[1] == {"success": True, "workers_to_update": 2, "revision": 3}
+    now = await group()
+    assert (now["oldest_revision"], now["template"]["command"]) == (3, ["serve", "new"]), "its own copy serves on"
+    changed = await events_of(house, endpoint.id, {"group_changed"})
+    assert {(event.revision, event.changed) for event in changed} >= {
+        (2, ("template", "revision")),
+        (2, ("oldest_revision",)),
+        (3, ("revision", "oldest_revision")),
+    }

@@ -106,6 +106,7 @@ async def test_without_a_good_key_nothing_is_done(house: House, key, status, err
         ("GET", "/api/v1/events", None),
         ("POST", "/get_endpoint_workers/", {"id": endpoint.id}),
         ("POST", "/get_endpoint_logs/", {"id": endpoint.id}),
+        ("POST", "/update_workers/", {"workergroup_id": endpoint.groups[0].id}),
         ("GET", "/api/v0/users/current", None),
     ):
         headers = {} if key is None else {"Authorization": f"Bearer {key}"}
@@ -209,7 +210,10 @@ ADMIN = [
     ("GET", "/nothing/here", None, 404, "not_found"),
     ("GET", "/route/", None, 405, "method_not_allowed"),
     ("PATCH", "/api/v0/endptjobs/", {}, 405, "method_not_allowed"),
-    ("POST", "/update_workers/", {"workergroup_id": 1}, 501, "unavailable"),
+    ("POST", "/update_workers/", {}, 422, "bad_field"),
+    ("POST", "/update_workers/", {"workergroup_id": "x"}, 422, "bad_field"),
+    ("POST", "/update_workers/", {"workergroup_id": 999999999}, 404, "no_group"),
+    ("POST", "/update_workers/", {"workergroup_id": 999999999, "cancel_update": True}, 404, "no_group"),
 ]
 
 

@@ -122,3 +122,17 @@ def test_liveness_costs_nothing_for_those_who_speak():
             worker.pulse, worker.heard_at = pulse(1), float(tick)
             liveness.heard(worker, float(tick))
         assert list(liveness.changed()) == []
+
+
+def test_what_a_router_repeats_is_no_fresher_than_it_says():
+    worker = Worker(record(1))
+    fold_pulse(worker, pulse(1, inflight=3, via="r2", age_s=4.0), 100.0)
+    assert (worker.heard_at, worker.reported_at) == (100.0, 96.0), "alive now, busy as of then"
+    assert worker.envelope
+
+
+def test_a_worker_of_vasts_is_known_from_its_record_before_it_is_heard():
+    worker = Worker(record(1, protocol=0))
+    assert worker.envelope
+    fold_record(worker, record(1))
+    assert not worker.envelope

@@ -130,6 +130,7 @@ async def test_a_router_routes_and_administers_and_no_more(client_for, endpoint_
     may = {
         subjects.load(endpoint_id, "r1"),
         subjects.reservation(endpoint_id, "r1"),
+        subjects.heartbeat(endpoint_id, W1),
         subjects.ENROLL,
         subjects.event("endpoint_created", endpoint_id),
         subjects.event("group_deleted", endpoint_id),
@@ -141,7 +142,7 @@ async def test_a_router_routes_and_administers_and_no_more(client_for, endpoint_
     may_not = {
         subjects.load(endpoint_id, "r2"),
         subjects.reservation(endpoint_id, "r2"),
-        subjects.heartbeat(endpoint_id, W1),
+        subjects.worker_event(endpoint_id, W1, "bench"),
         subjects.control(W1),
         subjects.event("decision", endpoint_id),
         subjects.event("worker_ready", endpoint_id),

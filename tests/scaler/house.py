@@ -52,6 +52,8 @@ class FakeWorker:
         self.orders: list[ControlOrder] = []
         self.failure = None
         self.silent = False
+        self.via = ""  #: a router that speaks for it
+        self.age_s = 0.0
         self.task: asyncio.Task[None] | None = None
 
     def launch(self) -> None:
@@ -96,6 +98,8 @@ class FakeWorker:
             inflight=self.inflight,
             load=self.load,
             failure=self.failure,
+            via=self.via,
+            age_s=self.age_s,
         )
         with contextlib.suppress(BusError):
             await self.house.bus.publish(subjects.heartbeat(self.endpoint_id, self.id), codec.encode(beat))

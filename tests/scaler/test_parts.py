@@ -239,6 +239,12 @@ def test_old_and_repeated_heartbeats_are_dropped():
     assert lifecycle.hears(fact, beat(seq=6), T0)
 
 
+def test_what_a_router_repeats_is_as_old_as_it_says():
+    fact = lifecycle.with_heartbeat(worker(instance_state="running"), beat(seq=5, via="r1", age_s=7.0), T0)
+    assert fact.beat_at == T0 - 7
+    assert fact.liveness is Liveness.ALIVE
+
+
 def test_no_log_of_a_worker_gets_into_the_state():
     failure = Failure(cause=Cause.START_CRASH, message="x" * 999, log_tail="prompt: my secret")
     fact = lifecycle.with_heartbeat(worker(instance_state="running"), beat(WorkerState.ERROR, failure=failure), T0)

@@ -98,6 +98,25 @@ async def test_quiet_drains_with_proof_and_stops_to_cold_and_demand_starts_it_ag
         assert len(house.ops(StartWorker)) == 1
 
 
+async def test_who_hears_no_orders_is_drained_on_reports_from_after_the_last_ticket(house, scaler_bus):
+    """Vast's worker: a router repeats its last report, which says idle, but is older than the last ticket."""
+    record = await house.endpoint(inactivity_timeout=-1)
+    async with running(scaler_on(await scaler_bus("s1"))):
+        await ready(house, 1)
+        (worker,) = house.workers.values()
+        worker.via, worker.age_s = "r1", 11.0
+        await worker.beat()
+        await house.put_endpoint(msgspec.structs.replace(record, state=EndpointState.STOPPED))
+        await eventually(lambda: house.states()[WorkerState.DRAINING] == 1)
+        await asyncio.sleep(1.5)
+        assert house.ops(StopWorker) == [], "repeated words prove nothing"
+        worker.age_s = 0.0
+        await eventually(lambda: house.states()[WorkerState.STOPPED] == 1)
+        assert worker.orders == []
+    (proof,) = house.of(events.WorkerDrained)
+    assert (proof.inflight, proof.cut_short) == (0, False)
+
+
 async def test_a_busy_draining_worker_is_not_stopped(house, scaler_bus):
     await house.endpoint(inactivity_timeout=-1)
     record = await house.endpoint(inactivity_timeout=-1)

@@ -240,6 +240,16 @@ def test_a_rollout_without_room_makes_way_one_by_one():
     assert story.ready == 2
 
 
+def test_a_rollout_that_is_cancelled_keeps_who_is_left_and_can_go_on_later():
+    story = Story(create_s=30, max_workers=2).asks(150).until(200)
+    story.changes(groups=(group(revision=2),))
+    half_way = next(t for t in range(202, 900, 2) if any(w.revision == 2 for w in story.until(t).state.workers.values()))
+    story.changes(groups=(group(revision=2, oldest_revision=1),)).until(half_way + 600)
+    assert sorted(w.revision for w in story.workers(WorkerState.READY)) == [1, 2], "and it stays so"
+    story.changes(groups=(group(revision=3),)).until(half_way + 1600)
+    assert {w.revision for w in story.workers(WorkerState.READY)} == {3}
+
+
 def test_an_override_has_an_owner_and_an_end():
     # dynamo 4420: a manual change fights the planner for ever.
     story = Story(create_s=10)

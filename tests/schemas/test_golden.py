@@ -209,6 +209,23 @@ EXAMPLES: tuple[msgspec.Struct, ...] = (
         cost=300.0, endpoint="smollm", reqnum=17, request_idx=5, signature="c2ln", url="http://127.0.0.1:41000", ticket="a.b.c"
     ),
     http.Envelope(auth_data=http.AuthData(), payload=msgspec.Raw(b'{"prompt":"hi"}')),
+    http.WorkerStatus(
+        id=281474976710655,
+        mtoken="secret",
+        version="1.1.0",
+        loadtime=13.5,
+        max_perf=275.5,
+        error_msg="",
+        cur_load=24.0,
+        cur_perf=8.0,
+        num_requests_working=3,
+        num_requests_recieved=17,
+        url="http://127.0.0.1:41000",
+    ),
+    http.FinishedRequest(status="Success", success=True),
+    http.FinishedRequests(
+        worker_id=281474976710655, mtoken="secret", requests=(http.FinishedRequest(status="Success", success=True),)
+    ),
     # ticket
     ticket.TicketClaims(
         iss="corral",
