@@ -21,7 +21,7 @@ import msgspec
 from schemas.events import InputRead
 from schemas.ids import CommandId, EndpointId, GroupId, WorkerId
 from schemas.reasons import Cause, Phase, Why
-from schemas.records import Failure, ScalingSettings
+from schemas.records import Failure, Override, ScalingSettings, Schedule
 from schemas.states import EndpointState as Activity
 from schemas.states import WorkerState
 
@@ -54,25 +54,6 @@ class Telemetry(StrEnum):
     DEAF = "deaf"  #: our own connection is down
 
 
-class Schedule(Value, frozen=True, kw_only=True):
-    """A floor by the calendar: between two cron moments at least `hot_min` hot workers."""
-
-    cron: str
-    lasts_s: float
-    hot_min: int
-    time_zone: str = "UTC"
-
-
-class Override(Value, frozen=True, kw_only=True):
-    """A person's word over the engine's, with owner and end. Limits of the settings stay law."""
-
-    owner: str
-    expires_at: float
-    hot_min: int | None = None
-    hot_max: int | None = None
-    reason: str = ""
-
-
 class GroupSpec(Value, frozen=True, kw_only=True):
     """A worker group without its template's command and environment: those are no business of a decision or its record."""
 
@@ -85,6 +66,7 @@ class GroupSpec(Value, frozen=True, kw_only=True):
     managed: bool = True  #: False: people bring the machines; never bought, stopped or destroyed
     expected_perf: float | None = None
     price_cap_usd_per_hour: float | None = None
+    usd_per_hour: float | None = None  #: of its hot workers, where people say so
     start_timeout_s: float = 600.0
 
 
@@ -96,6 +78,7 @@ class EndpointSpec(Value, frozen=True, kw_only=True):
     activity: Activity = Activity.ACTIVE
     groups: tuple[GroupSpec, ...] = ()
     schedules: tuple[Schedule, ...] = ()
+    override: Override | None = None
     created_at: float = 0.0
     changed_at: float = 0.0
 
@@ -279,7 +262,6 @@ class EndpointState(Value, frozen=True, kw_only=True):
     targets: Targets
     groups: dict[GroupId, GroupMemory] = {}
     hosts: dict[str, HostMemory] = {}
-    overrides: tuple[Override, ...] = ()
     generation: int = 0  #: of the newest recorded decision; command ids derive from it
     last: LastDecision | None = None
     engine: bytes = b""  #: the demand engine's own memory, packed by it; at most 32 KiB
@@ -349,6 +331,7 @@ class Want(msgspec.Struct, frozen=True, kw_only=True):
     units_per_s: float | None = None  #: capacity that is needed, when it is known; no release goes below it
     candidates: tuple[str, ...] = ()  #: what else was considered
     inputs: tuple[InputRead, ...] = ()
+    until_at: float | None = None  #: when it changes by itself at the earliest, as far as the calendar knows
     engine: bytes | None = None  #: the engine's memory from now on; None: unchanged
 
 
