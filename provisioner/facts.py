@@ -62,7 +62,7 @@ def refused(command: AnyCommand, reason: str, at: float) -> AnyEvent:
     )
 
 
-def dead(command_id: str, op: str, endpoint_id: EndpointId, failure: Failure, group_id: GroupId = GroupId(0)) -> AnyEvent:
+def dead(command_id: str, op: str, endpoint_id: EndpointId, failure: Failure, group_id: GroupId) -> AnyEvent:
     return events.CommandDead(
         id=f"evt:{command_id}:dead",
         at=failure.at,
@@ -179,7 +179,7 @@ class Herald:
             body=data.decode(errors="replace"),
         )
         await self.post(letter, endpoint_id, msg_id=f"dlq:{name}")
-        await self.tell(dead(name, op, endpoint_id, failure))
+        await self.tell(dead(name, op, endpoint_id, failure, GroupId(0)))
         log.error("command_unreadable", stream_seq=seq, subject=subject, problem=problem)
 
     async def post(self, letter: DeadLetter, endpoint_id: EndpointId, *, msg_id: str) -> None:

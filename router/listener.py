@@ -6,10 +6,12 @@ import asyncio
 
 import structlog
 
+from .admin_compare import CompareAdmin
 from .admin_endpoints import EndpointAdmin
 from .admin_events import EventAdmin
 from .admin_groups import GroupAdmin
 from .admin_keys import KeyAdmin
+from .admin_overrides import OverrideAdmin
 from .admin_templates import Templates
 from .admin_workers import WorkerAdmin
 from .app import App, listening
@@ -49,9 +51,11 @@ def _table(router: Router) -> Table:
     for part in (
         Public(router.tickets, router.vast, feeds, RouterMetrics(router.routing, feeds, router.monotonic)),
         EndpointAdmin(store, keys, now),
-        GroupAdmin(store, templates, now),
+        OverrideAdmin(store, now),
+        GroupAdmin(bus, store, templates, board.halts, now),
         templates,
         KeyAdmin(bus, feeds.key_changed, now),
+        CompareAdmin(board, router.group_log, now=now, monotonic=router.monotonic),
         WorkerAdmin(bus, board, now=now, monotonic=router.monotonic),
         EventAdmin(bus, board, router.logs, now),
     ):

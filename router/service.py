@@ -14,6 +14,7 @@ from runtime.bus import Bus
 from .api_keys import KeyRing
 from .eventlog import EventLog
 from .feeds import Feeds
+from .grouplog import KEEP_S, GroupLog
 from .keys_dir import KeysDir
 from .reporting import Reporter
 from .routing import MAX_IDX, Routing
@@ -55,6 +56,7 @@ class Router:
         self.board = Switchboard(router=bus.name, max_held=settings.max_held, new_idx=unguessable().__next__)
         self.feeds = Feeds(bus, self.board, self.keys, self.vast, monotonic)
         self.logs = EventLog(bus, self.board, now() - LOG_BACK_S)
+        self.group_log = GroupLog(bus, now() - KEEP_S)
         self._reporter = Reporter(bus, self.board, now=now, monotonic=monotonic)
         self.routing = Routing(
             self.board,
@@ -81,6 +83,7 @@ class Router:
                 self._reporter.gossip,
                 self.logs.follow,
                 self.logs.follow_halts,
+                self.group_log.follow,
             ):
                 tasks.create_task(loop(), name=loop.__qualname__)
 

@@ -184,9 +184,7 @@ class NatsBus:
         room: Callable[[], Awaitable[None]] | None = None,
         caught_up: Callable[[], None] | None = None,
     ) -> None:
-        await tail.follow(
-            self._stored, self._js, stream, subjects, on_message, since_at=since_at, room=room, caught_up=caught_up
-        )
+        await tail.follow(self._stored, self._js, stream, subjects, on_message, since_at=since_at, room=room, caught_up=caught_up)
 
     # --- for the care of the streams themselves ---------------------------------------------------------------------
 

@@ -138,7 +138,14 @@ def _finding(event: Decided, checked: replay.Check, *, anew: bool) -> Finding:
 
 
 def _about(
-    event: Decided, outcome: Outcome, field: str = "", told: Any = None, derived: Any = None, text: str = "", *, anew: bool = False
+    event: Decided,
+    outcome: Outcome,
+    field: str = "",
+    told: Any = None,
+    derived: Any = None,
+    text: str = "",
+    *,
+    anew: bool = False,
 ) -> Finding:
     return Finding(
         outcome=outcome,

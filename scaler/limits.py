@@ -81,7 +81,9 @@ def _min_load(wanted: Want, scene: Scene) -> Want:
 
 def _schedule(wanted: Want, scene: Scene) -> Want:
     asked = calendar.floor(scene)
-    wanted = _replace(wanted, until_at=_sooner(wanted.until_at, asked.until_at), candidates=(*wanted.candidates, *asked.unreadable))
+    wanted = _replace(
+        wanted, until_at=_sooner(wanted.until_at, asked.until_at), candidates=(*wanted.candidates, *asked.unreadable)
+    )
     if not asked.hot_min:
         return wanted
     wanted = _seen(wanted, "schedule_floor", asked.hot_min)

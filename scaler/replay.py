@@ -176,9 +176,10 @@ def check(event: Decided) -> Check:
     try:
         again = decide.decide(recorded.state, recorded.policy, recorded.now)
     except Exception as error:  # noqa: BLE001 -- whatever it is: the scaler that told the decision did not meet it
-        again, difference = None, Check(field="decision_id", told=event.decision_id, derived=f"{type(error).__name__}: {error}")
+        difference = Check(field="decision_id", told=event.decision_id, derived=f"{type(error).__name__}: {error}")
     else:
-        difference = _difference(event, again, hash_of_bytes(bytes(msgspec.json.decode(plain, type=_RawPolicy).policy)))
+        policy = msgspec.json.decode(plain, type=_RawPolicy).policy
+        difference = _difference(event, again, hash_of_bytes(bytes(policy)))
     if difference.field not in ("", "state_hash") and not _is_ours(msgspec.json.decode(plain), recorded):
         return Check(unchecked="its input has fields that this version does not know, or lacks some")
     return difference

@@ -20,6 +20,10 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=False):
     """Base of all records."""
 
 
+DEFAULT_INACTIVITY_TIMEOUT_S = 60.0
+MAX_WORKERS_LIMIT = 10_000
+
+
 class ScalingSettings(Record, frozen=True, kw_only=True):
     """An endpoint's scaling parameters, under Vast's names. `None` means: not set, Corral decides.
 
@@ -28,21 +32,22 @@ class ScalingSettings(Record, frozen=True, kw_only=True):
 
     min_load: Annotated[float, Meta(description="Work units per second always kept hot.")] = 0.0
     target_util: Annotated[float, Meta(description="Planned load / capacity of the hot pool, above 0 and at most 1.")] = 0.9
-    cold_mult: Annotated[float | None, Meta(description="Total capacity / active load. Unset: Corral decides by break-even.")] = None
+    cold_mult: Annotated[float | None, Meta(description="Total capacity / active load. Unset: Corral decides by break-even.")] = (
+        None
+    )
     min_cold_load: Annotated[float | None, Meta(description="Work units per second always kept, hot or cold.")] = None
-    cold_workers: Annotated[
-        int | None, Meta(description="Workers always kept, hot or cold (also called min_workers).")
-    ] = None
+    cold_workers: Annotated[int | None, Meta(description="Workers always kept, hot or cold (also called min_workers).")] = None
     max_workers: Annotated[int, Meta(description="Ceiling over hot and cold workers.")] = 20
     inactivity_timeout: Annotated[
         float | None,
         Meta(
-            description="Seconds without requests before the hot pool goes to zero; 0: at once; below 0: never. Unset: 60.",
+            description="Seconds without requests before the hot pool goes to zero; 0: at once; below 0: never. "
+            f"Unset: {DEFAULT_INACTIVITY_TIMEOUT_S:g}."
         ),
     ] = None
-    max_queue_time: Annotated[
-        float, Meta(description="Seconds of expected wait above which a worker gets no more tickets.")
-    ] = 30.0
+    max_queue_time: Annotated[float, Meta(description="Seconds of expected wait above which a worker gets no more tickets.")] = (
+        30.0
+    )
     target_queue_time: Annotated[float, Meta(description="Seconds of wait the scaler aims to stay under.")] = 5.0
 
     def inactivity_timeout_s(self) -> float | None:
@@ -73,10 +78,6 @@ class ScalingSettings(Record, frozen=True, kw_only=True):
         if self.cold_workers is not None and self.cold_workers > self.max_workers:
             found.append(f"cold_workers ({self.cold_workers}) is more than max_workers ({self.max_workers})")
         return tuple(found)
-
-
-DEFAULT_INACTIVITY_TIMEOUT_S = 60.0
-MAX_WORKERS_LIMIT = 10_000
 
 
 class Schedule(Record, frozen=True, kw_only=True):
@@ -114,7 +115,9 @@ class Override(Record, frozen=True, kw_only=True):
         if self.hot_min is None and self.hot_max is None:
             found.append("an override needs hot_min or hot_max, or both")
         found += [
-            f"{name} must be at least 0" for name in ("hot_min", "hot_max") if getattr(self, name) is not None and getattr(self, name) < 0
+            f"{name} must be at least 0"
+            for name in ("hot_min", "hot_max")
+            if getattr(self, name) is not None and getattr(self, name) < 0
         ]
         if self.hot_min is not None and self.hot_max is not None and self.hot_min > self.hot_max:
             found.append(f"hot_min ({self.hot_min}) is more than hot_max ({self.hot_max})")

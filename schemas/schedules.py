@@ -19,7 +19,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 import msgspec
 from cronsim import CronSim, CronSimError
 
-from .records import Schedule, ScalingSettings
+from .records import ScalingSettings, Schedule
 
 MAX_SCHEDULES = 32
 MAX_LASTS_S = 7 * 86400.0
@@ -57,7 +57,7 @@ def span(schedule: Schedule, now: float) -> Span | None:
 
 def problems(schedules: Iterable[Schedule], settings: ScalingSettings) -> tuple[str, ...]:
     """What is wrong with these schedules, each as one sentence for the user that names the schedule; empty when all are good."""
-    found = []
+    found: list[str] = []
     for number, schedule in enumerate(schedules):
         where = f"schedules[{number}]"
         if number >= MAX_SCHEDULES:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from schemas import schedules
 from schemas.reasons import Why
-from schemas.records import Override, Schedule, ScalingSettings
+from schemas.records import Override, ScalingSettings, Schedule
 from tests.scaler.story import T0, Story
 
 #: T0 is 22:13:20 UTC: the schedule begins 1000 s later.
