@@ -61,5 +61,5 @@ class QuietBus:
             on_change(entry.key, entry.data, entry.revision)
         yield QuietView(entries)
 
-    async def tail(self, stream, subjects, on_message, *, since_at=None):
+    async def tail(self, stream, subjects, on_message, *, since_at=None, room=None, caught_up=None):
         await asyncio.Event().wait()

@@ -49,6 +49,23 @@ class Admin:
         answer: Json = await self._control.ask("DELETE", f"/api/v0/endptjobs/{endpoint_id}/")
         return answer
 
+    async def override(self, name: str, fields: Mapping[str, Any]) -> Json:
+        """Say for a while how many hot workers there shall be: hot_min, hot_max, for_s, reason. Replaces the one before.
+        Raises NotFound, BadRequest.
+        """
+        return _result(await self._control.ask("PUT", f"/api/v1/endpoints/{_part(name)}/override", body=dict(fields)))
+
+    async def clear_override(self, name: str) -> Json | None:
+        """The override that held, or None."""
+        answer = await self._control.ask("DELETE", f"/api/v1/endpoints/{_part(name)}/override")
+        return None if answer["result"] is None else dict(answer["result"])
+
+    async def compare(self, name: str, over_s: float) -> Json:
+        """The endpoint's worker groups side by side over the last so many seconds, a day at most."""
+        return _result(
+            await self._control.ask("GET", f"/api/v1/endpoints/{_part(name)}/compare", params={"over_s": f"{over_s:g}"})
+        )
+
     # --- worker groups --------------------------------------------------------------------------------------------
 
     async def groups(self, endpoint: str | None = None) -> list[Json]:
@@ -79,6 +96,11 @@ class Admin:
     async def delete_group(self, group_id: int) -> Json:
         answer: Json = await self._control.ask("DELETE", f"/api/v0/workergroups/{group_id:d}/")
         return answer
+
+    async def resume_group(self, group_id: int, reason: str = "") -> Json | None:
+        """Close its breaker: it is tried again. What it was halted for, or None when the router knew of no halt."""
+        answer = await self._control.ask("POST", f"/api/v0/workergroups/{group_id:d}/resume/", body={"reason": reason})
+        return None if answer["was_halted"] is None else dict(answer["was_halted"])
 
     # --- templates ------------------------------------------------------------------------------------------------
 
@@ -147,6 +169,15 @@ class Admin:
         seconds, or a negative number of seconds ago; None: from now on, or everything when not following.
         Raises ApiError, Unreachable.
         """
+        async for text in self.event_texts(since=since, follow=follow, endpoint=endpoint, kind=kind):
+            yield codec.event(text)
+
+    async def event_texts(
+        self, *, since: float | None = None, follow: bool = True, endpoint: str | None = None, kind: str | None = None
+    ) -> AsyncIterator[bytes]:
+        """As events(), each as the JSON it is stored as. Without `follow` it ends when all that there was has been told, and raises
+        Unreachable when that could not be read to its end.
+        """
         params = {"follow": "1" if follow else "0"}
         if since is not None:
             params["since"] = f"{since:.3f}"
@@ -159,7 +190,7 @@ class Admin:
                     raise refused(response.status, body, self._control.url)
                 async for piece in response.content.iter_any():
                     for event in parser.feed(piece):
-                        yield codec.event(event.data.encode())
+                        yield event.data.encode()
         except (aiohttp.ClientError, OSError) as error:
             raise unreachable(self._control.url, error) from error
 

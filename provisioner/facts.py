@@ -14,7 +14,7 @@ from runtime.bus import Bus
 from schemas import codec, events, subjects
 from schemas.commands import AnyCommand, CreateWorker, DeadLetter, DestroyWorker, RebootWorker, StartWorker, StopWorker, op_of
 from schemas.events import AnyEvent
-from schemas.ids import CommandId, EndpointId
+from schemas.ids import CommandId, EndpointId, GroupId
 from schemas.reasons import Cause
 from schemas.records import Failure, InstanceRecord
 
@@ -62,9 +62,15 @@ def refused(command: AnyCommand, reason: str, at: float) -> AnyEvent:
     )
 
 
-def dead(command_id: str, op: str, endpoint_id: EndpointId, failure: Failure) -> AnyEvent:
+def dead(command_id: str, op: str, endpoint_id: EndpointId, failure: Failure, group_id: GroupId) -> AnyEvent:
     return events.CommandDead(
-        id=f"evt:{command_id}:dead", at=failure.at, endpoint_id=endpoint_id, command_id=command_id, op=op, failure=failure
+        id=f"evt:{command_id}:dead",
+        at=failure.at,
+        endpoint_id=endpoint_id,
+        command_id=command_id,
+        op=op,
+        failure=failure,
+        group_id=group_id,
     )
 
 
@@ -155,7 +161,7 @@ class Herald:
             body=body.decode(errors="replace"),
         )
         await self.post(letter, command.endpoint_id, msg_id=f"dlq:{command.command_id}")
-        await self.tell(dead(command.command_id, op_of(command), command.endpoint_id, failure))
+        await self.tell(dead(command.command_id, op_of(command), command.endpoint_id, failure, command.group_id))
 
     async def bury_unreadable(self, subject: str, data: bytes, seq: int, deliveries: int, problem: str) -> None:
         """What cannot be trusted to name itself is named after its place in the stream."""
@@ -173,7 +179,7 @@ class Herald:
             body=data.decode(errors="replace"),
         )
         await self.post(letter, endpoint_id, msg_id=f"dlq:{name}")
-        await self.tell(dead(name, op, endpoint_id, failure))
+        await self.tell(dead(name, op, endpoint_id, failure, GroupId(0)))
         log.error("command_unreadable", stream_seq=seq, subject=subject, problem=problem)
 
     async def post(self, letter: DeadLetter, endpoint_id: EndpointId, *, msg_id: str) -> None:

@@ -43,6 +43,8 @@ class Load:
         self.rejected_total = 0  #: refused with a good ticket
         self.unauthorized_total = 0  #: refused for the ticket; never load
         self.served_units_total = 0.0
+        self.queue_s_total = 0.0  #: over all that reached the model
+        self.service_s_total = 0.0  #: over all that finished well
 
     def accept(self, job: Job) -> None:
         self._jobs[id(job)] = job
@@ -52,6 +54,7 @@ class Load:
 
     def start(self, job: Job, now: float) -> None:
         job.started_at = now
+        self.queue_s_total += now - job.accepted_at
         self.queued -= 1
         self.inflight += 1
         if self.inflight == 1:
@@ -71,6 +74,7 @@ class Load:
         if outcome is Outcome.SERVED:
             self.served_total += 1
             self.served_units_total += job.units
+            self.service_s_total += now - job.started_at if job.started_at is not None else 0.0
         elif outcome is Outcome.FAILED:
             self.failed_total += 1
         else:

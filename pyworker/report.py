@@ -61,6 +61,8 @@ def heartbeat(
         unauthorized_total=load.unauthorized_total,
         served_units_total=load.served_units_total,
         busy_s_total=load.busy_s(tick),
+        queue_s_total=load.queue_s_total,
+        service_s_total=load.service_s_total,
         model_load_s=measured.model_load_s,
         bench_s=measured.bench_s,
         failure=life.failure,

@@ -8,9 +8,9 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-from schemas import events
+from schemas import events, schedules
 from schemas.ids import EndpointId
-from schemas.records import EndpointRecord, ScalingSettings
+from schemas.records import EndpointRecord, ScalingSettings, Schedule
 from schemas.states import EndpointState
 
 from . import problems
@@ -21,6 +21,15 @@ from .store import EndpointStore
 MAX_NAME_CHARS = 255
 DEFAULTS = msgspec.structs.asdict(ScalingSettings())
 SETTINGS = tuple(DEFAULTS)
+#: What can have its default again.
+UNSETTABLE = (*SETTINGS, "schedules")
+
+
+class ScheduleFields(Schedule, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A schedule as it is given: a misspelt time_zone must not become UTC."""
+
+    def plain(self) -> Schedule:
+        return Schedule(**msgspec.structs.asdict(self))
 
 
 class EndpointFields(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,6 +48,7 @@ class EndpointFields(msgspec.Struct, frozen=True, kw_only=True):
     inactivity_timeout: float | None = None
     max_queue_time: float | None = None
     target_queue_time: float | None = None
+    schedules: tuple[ScheduleFields, ...] | None = None  #: all of them; a change replaces all
     unset: tuple[str, ...] = ()  #: on change: settings that shall have their default again, which null cannot say
     rotate_key: bool = False  #: on change: give the endpoint a new API key of its own
 
@@ -49,6 +59,12 @@ class EndpointFields(msgspec.Struct, frozen=True, kw_only=True):
         if self.min_workers is not None and self.cold_workers is None:
             found["cold_workers"] = self.min_workers
         return found
+
+    def given_schedules(self) -> tuple[Schedule, ...] | None:
+        """None: as they were."""
+        if self.schedules is None:
+            return () if "schedules" in self.unset else None
+        return tuple(schedule.plain() for schedule in self.schedules)
 
 
 class EndpointAdmin:
@@ -80,7 +96,7 @@ class EndpointAdmin:
 
     async def get_by_name(self, call: Call) -> web.Response:
         await call.admin("read endpoints")
-        record = await self.named(call.params["name"])
+        record = await self._store.named(call.params["name"])
         return reply({"success": True, "result": self.shown(record)})
 
     async def create(self, call: Call) -> web.Response:
@@ -90,11 +106,15 @@ class EndpointAdmin:
         if name is None:
             raise problems.bad_fields({"endpoint_name": "is required"})
         state = state_of(fields.endpoint_state) or EndpointState.ACTIVE
-        settings = checked(ScalingSettings(**fields.given()))
+        settings, planned = ScalingSettings(**fields.given()), fields.given_schedules() or ()
 
         def make(endpoint_id: EndpointId) -> EndpointRecord:
             at = self._now()
-            return EndpointRecord(id=endpoint_id, name=name, settings=settings, state=state, created_at=at, changed_at=at)
+            return EndpointRecord(
+                id=endpoint_id, name=name, settings=settings, state=state, schedules=planned, created_at=at, changed_at=at
+            )
+
+        checked(make(EndpointId(0)), self._now())
 
         record = await self._store.create(name, make, by)
         return reply({"success": True, "result": record.id, "endpoint": self.shown(record)})
@@ -102,17 +122,19 @@ class EndpointAdmin:
     async def change(self, call: Call) -> web.Response:
         by = (await call.admin("change endpoints")).key_id
         fields = await call.json(EndpointFields)
-        refuse_unknown(fields.unset, SETTINGS)
-        name, state, given = name_of(fields), state_of(fields.endpoint_state), fields.given()
+        refuse_unknown(fields.unset, UNSETTABLE)
+        name, state, given, planned = name_of(fields), state_of(fields.endpoint_state), fields.given(), fields.given_schedules()
 
         def change(record: EndpointRecord) -> EndpointRecord:
-            return msgspec.structs.replace(
+            after = msgspec.structs.replace(
                 record,
                 name=name or record.name,
                 state=state or record.state,
-                settings=checked(msgspec.structs.replace(record.settings, **given)),
+                settings=msgspec.structs.replace(record.settings, **given),
+                schedules=record.schedules if planned is None else planned,
                 key_version=record.key_version + fields.rotate_key,
             )
+            return checked(after, self._now())
 
         record = await self._store.change(EndpointId(call.number("id")), change, lambda b, a: self._changed(b, a, by))
         return reply({"success": True, "result": record.id, "endpoint": self.shown(record)})
@@ -123,13 +145,6 @@ class EndpointAdmin:
         return reply(
             {"success": True, "result": record.id, "msg": f"Endpoint {record.name} is deleted; its workers will be destroyed."}
         )
-
-    async def named(self, name: str) -> EndpointRecord:
-        """By name, or by id in digits. Raises HttpProblem 404."""
-        for record in await self._store.all():
-            if record.name == name or str(record.id) == name:
-                return record
-        raise problems.no_endpoint(name)
 
     def shown(self, record: EndpointRecord) -> dict[str, Any]:
         """As Vast's clients read it, and more. A setting that is not set is left out: they choke on null numbers."""
@@ -146,10 +161,13 @@ class EndpointAdmin:
             "revision": record.revision,
             "changed_at": record.changed_at,
             "groups": [group.id for group in record.groups],
+            **people_said(record, self._now()),
         }
 
     def _changed(self, before: EndpointRecord, after: EndpointRecord, by: str) -> events.AnyEvent:
-        changed = [name for name in ("name", "state", "key_version") if getattr(before, name) != getattr(after, name)]
+        changed = [
+            name for name in ("name", "state", "schedules", "key_version") if getattr(before, name) != getattr(after, name)
+        ]
         changed += [name for name in SETTINGS if getattr(before.settings, name) != getattr(after.settings, name)]
         return events.EndpointChanged(
             id=f"endpoint_changed-e{after.id}-r{after.revision}",
@@ -192,9 +210,24 @@ def state_of(text: str | None) -> EndpointState | None:
         raise problems.bad_fields({"endpoint_state": f"must be one of {known}"}) from None
 
 
-def checked(settings: ScalingSettings) -> ScalingSettings:
-    """Raises HttpProblem 422 with every contradiction."""
-    wrong = settings.problems()
+def people_said(record: EndpointRecord, now: float) -> dict[str, Any]:
+    """Schedules, and the override as long as it holds; left out where there are none."""
+    found: dict[str, Any] = {}
+    if record.schedules:
+        found["schedules"] = msgspec.to_builtins(record.schedules)
+    if record.override is not None and record.override.expires_at > now:
+        found["override"] = msgspec.to_builtins(record.override)
+    return found
+
+
+def checked(record: EndpointRecord, now: float) -> EndpointRecord:
+    """Raises HttpProblem 422 with every contradiction; `now` unix s."""
+    wrong = (*record.settings.problems(), *schedules.problems(record.schedules, record.settings))
+    override, most = record.override, record.settings.max_workers
+    if override is not None and override.expires_at > now and (override.hot_min or 0) > most:
+        wrong += (
+            f"max_workers ({most}) is less than the override of {override.owner} asks for ({override.hot_min}); clear it first",
+        )
     if wrong:
         raise problems.contradiction(wrong)
-    return settings
+    return record

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 
 import msgspec
+import structlog
 from aiohttp import web
 
 from runtime.bus import Bus
@@ -18,11 +19,13 @@ from .eventlog import EventLog
 from .store import no_group
 from .switchboard import Switchboard
 
-#: A reader who is this far behind is cut off and may come back with `since`.
-MAX_BEHIND_BYTES = 32 * 1024 * 1024
+log = structlog.get_logger()
+
+#: As much as is read ahead of a slow reader, give or take one batch.
+MAX_BEHIND_BYTES = 1024 * 1024
 KEEPALIVE_S = 15.0
-#: Without `follow` the answer ends when this long nothing more came.
-CAUGHT_UP_S = 0.5
+#: Without `follow` the answer must be whole. When nothing more can be read for this long it is broken off, so that the reader knows.
+PATIENCE_S = 60.0
 MAX_TAIL = 1000
 
 
@@ -33,23 +36,36 @@ class Behind:
         self._chunks: list[bytes] = []
         self._bytes = 0
         self._some = asyncio.Event()
-        self.too_far = False
+        self._taken = asyncio.Event()
+        self._is_all = False
 
     def add(self, subject: str, data: bytes, seq: int) -> None:
-        if self.too_far:
-            return
         kind = subject.split(".")[3].encode()
         chunk = b"id: %d\nevent: %b\ndata: %b\n\n" % (seq, kind, data)
         self._chunks.append(chunk)
         self._bytes += len(chunk)
-        self.too_far = self._bytes > MAX_BEHIND_BYTES
         self._some.set()
 
+    def caught_up(self) -> None:
+        """All there was has been added."""
+        self._is_all = True
+        self._some.set()
+
+    async def room(self) -> None:
+        """Until the reader is not too far behind."""
+        while self._bytes > MAX_BEHIND_BYTES:
+            self._taken.clear()
+            await self._taken.wait()
+
     async def take(self) -> bytes:
-        """All there is, at least one event."""
-        await self._some.wait()
-        self._some.clear()
+        """All there is; empty, once, when all there was has been taken."""
+        while not self._chunks and not self._is_all:
+            self._some.clear()
+            await self._some.wait()
+        if not self._chunks:
+            self._is_all = False
         chunks, self._chunks, self._bytes = self._chunks, [], 0
+        self._taken.set()
         return b"".join(chunks)
 
 
@@ -87,23 +103,27 @@ class EventAdmin:
         await response.prepare(call.request)
         behind = Behind()
         tail = asyncio.create_task(
-            self._bus.tail(subjects.STREAM_EVENTS, [subject], behind.add, since_at=since), name="tail of events"
+            self._bus.tail(
+                subjects.STREAM_EVENTS,
+                [subject],
+                behind.add,
+                since_at=since,
+                room=behind.room,
+                caught_up=None if follow else behind.caught_up,
+            ),
+            name="tail of events",
         )
         try:
-            while not behind.too_far:
-                try:
-                    async with asyncio.timeout(KEEPALIVE_S if follow else CAUGHT_UP_S):
-                        await response.write(await behind.take())
-                except TimeoutError:
-                    if not follow or tail.done():
-                        break
-                    await response.write(b": still here\n\n")
+            whole = await _pass_on(behind, tail, response, follow=follow)
         finally:
             tail.cancel()
             await asyncio.wait([tail])
-        if behind.too_far:
-            await response.write(b": you read too slowly; come back with since\n\n")
-        await response.write_eof()
+            if not tail.cancelled() and tail.exception() is not None:
+                log.warning("events_not_read", error=str(tail.exception()))
+        if whole:
+            await response.write_eof()
+        elif call.request.transport is not None:
+            call.request.transport.abort()
         return response
 
     async def endpoint_logs(self, call: Call) -> web.Response:
@@ -129,9 +149,11 @@ class EventAdmin:
         if endpoint is None:
             return subjects.events_of_kind(_kind(kind)) if kind is not None else subjects.EVENTS
         desk = next((d for d in self._board.desks.values() if endpoint in (d.name, str(d.id))), None)
-        if desk is None:
+        # What happened to a deleted endpoint can still be read, by its number.
+        if desk is None and not (endpoint.isascii() and endpoint.isdecimal() and len(endpoint) <= 16):
             raise problems.no_endpoint(endpoint)
-        return subjects.event(_kind(kind), desk.id) if kind is not None else subjects.events_of_endpoint(desk.id)
+        endpoint_id = desk.id if desk is not None else EndpointId(int(endpoint))
+        return subjects.event(_kind(kind), endpoint_id) if kind is not None else subjects.events_of_endpoint(endpoint_id)
 
     def _since(self, text: str | None, follow: bool) -> float | None:
         if not text:
@@ -143,6 +165,27 @@ class EventAdmin:
         if not abs(number) < 1e12:
             raise problems.bad_fields({"since": "must be unix seconds, or a negative number of seconds ago"})
         return number if number >= 0 else max(0.0, self._now() + number)
+
+
+async def _pass_on(behind: Behind, tail: asyncio.Task[None], response: web.StreamResponse, *, follow: bool) -> bool:
+    """Write what comes until the reader leaves or, without `follow`, until all that was there is written; False when it could not
+    be read to its end. A reader who follows is told every KEEPALIVE_S that it is still heard, also where nothing happens.
+    """
+    silent_s = 0.0
+    while True:
+        try:
+            async with asyncio.timeout(KEEPALIVE_S):
+                events = await behind.take()
+        except TimeoutError:
+            silent_s += KEEPALIVE_S
+            if tail.done() or (silent_s >= PATIENCE_S and not follow):
+                return follow
+            await response.write(b": still here\n\n")
+            continue
+        silent_s = 0.0
+        if not events:
+            return True
+        await response.write(events)
 
 
 def _kind(text: str) -> str:

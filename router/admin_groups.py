@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
 from aiohttp import web
 
-from schemas import events
+from runtime.bus import Bus
+from schemas import codec, events, subjects
 from schemas.ids import EndpointId, GroupId
 from schemas.records import EndpointRecord, Template, WorkerGroup
 
@@ -17,6 +18,7 @@ from . import problems
 from .admin_endpoints import refuse_unknown
 from .admin_templates import Templates, hash_of, number_of, read_template
 from .calls import Call, Table, reply
+from .halts import Halt
 from .store import EndpointStore, no_group
 
 MAX_GROUPS = 64
@@ -24,6 +26,7 @@ PATHS = ("/api/v0/workergroups/", "/api/v0/autojobs/", "/api/v1/groups/")
 #: Changing one of these means other workers, not just other traffic: the group's revision rises.
 REVISES = ("template", "provider", "launch_args")
 MAX_TIER = 1000
+MAX_REASON_CHARS = 300
 
 
 class GroupFields(msgspec.Struct, frozen=True, kw_only=True):
@@ -44,6 +47,7 @@ class GroupFields(msgspec.Struct, frozen=True, kw_only=True):
     tier: int | None = None
     gpu_ram: float | None = None
     price_cap_usd_per_hour: float | None = None
+    usd_per_hour: float | None = None
     expected_perf: float | None = None
     unset: tuple[str, ...] = ()  #: on change: fields that shall be "not given" again, which null cannot say
 
@@ -56,8 +60,12 @@ class GroupFields(msgspec.Struct, frozen=True, kw_only=True):
         return found
 
 
+class ResumeFields(msgspec.Struct, frozen=True, kw_only=True):
+    reason: str = ""
+
+
 #: May be absent in a group.
-OPTIONAL = ("gpu_ram", "price_cap_usd_per_hour", "expected_perf")
+OPTIONAL = ("gpu_ram", "price_cap_usd_per_hour", "usd_per_hour", "expected_perf")
 GIVEN = (
     "name",
     "provider",
@@ -67,16 +75,21 @@ GIVEN = (
     "tier",
     "gpu_ram",
     "price_cap_usd_per_hour",
+    "usd_per_hour",
     "expected_perf",
 )
 
 
 class GroupAdmin:
-    """`now` is unix s."""
+    """`halts` is kept up to date by others; `now` is unix s."""
 
-    def __init__(self, store: EndpointStore, templates: Templates, now: Callable[[], float]) -> None:
+    def __init__(
+        self, bus: Bus, store: EndpointStore, templates: Templates, halts: Mapping[GroupId, Halt], now: Callable[[], float]
+    ) -> None:
+        self._bus = bus
         self._store = store
         self._templates = templates
+        self._halts = halts
         self._now = now
 
     def add_to(self, table: Table) -> None:
@@ -86,17 +99,18 @@ class GroupAdmin:
             table.add("GET", path + "{id}/", self.get)
             table.add("PUT", path + "{id}/", self.change)
             table.add("DELETE", path + "{id}/", self.delete)
+            table.add("POST", path + "{id}/resume/", self.resume)
 
     async def list_all(self, call: Call) -> web.Response:
         await call.admin("list worker groups")
-        found = [shown(group, record) for record in await self._store.all() for group in record.groups]
+        found = [self._shown(group, record) for record in await self._store.all() for group in record.groups]
         return reply({"success": True, "results": found})
 
     async def get(self, call: Call) -> web.Response:
         await call.admin("read worker groups")
         group_id = GroupId(call.number("id"))
         record = await self._store.of_group(group_id)
-        return reply({"success": True, "result": shown(_group(record, group_id), record)})
+        return reply({"success": True, "result": self._shown(_group(record, group_id), record)})
 
     async def create(self, call: Call) -> web.Response:
         by = (await call.admin("create worker groups")).key_id
@@ -125,7 +139,7 @@ class GroupAdmin:
             )
 
         record = await self._store.change(endpoint_id, add, tell)
-        return reply({"success": True, "id": group.id, "result": shown(group, record)})
+        return reply({"success": True, "id": group.id, "result": self._shown(group, record)})
 
     async def change(self, call: Call) -> web.Response:
         by = (await call.admin("change worker groups")).key_id
@@ -161,7 +175,7 @@ class GroupAdmin:
             )
 
         record = await self._store.change(endpoint_id, change, tell)
-        return reply({"success": True, "id": group_id, "result": shown(_group(record, group_id), record)})
+        return reply({"success": True, "id": group_id, "result": self._shown(_group(record, group_id), record)})
 
     async def delete(self, call: Call) -> web.Response:
         by = (await call.admin("delete worker groups")).key_id
@@ -179,6 +193,29 @@ class GroupAdmin:
 
         await self._store.change(endpoint_id, remove, tell)
         return reply({"success": True, "id": group_id, "msg": "The group is deleted; its workers will be destroyed."})
+
+    async def resume(self, call: Call) -> web.Response:
+        """Close the breaker: failed starts are forgotten, and the group is tried again. Harmless where none is open."""
+        by = await call.admin("resume worker groups")
+        fields = await call.json(ResumeFields)
+        group_id = GroupId(call.number("id"))
+        record = await self._store.of_group(group_id)
+        halt, at = self._halts.get(group_id), self._now()
+        event = events.GroupResumed(
+            id=f"group_resumed-g{group_id}-{at:.3f}",
+            at=at,
+            endpoint_id=record.id,
+            group_id=group_id,
+            by=by.key_id,
+            reason=fields.reason[:MAX_REASON_CHARS],
+        )
+        # The event is the order: it must be stored, and the scaler hears it, also when it starts later.
+        await self._bus.append(subjects.event(events.kind_of(event), record.id), codec.encode(event), msg_id=event.id)
+        return reply({"success": True, "id": group_id, "was_halted": None if halt is None else msgspec.to_builtins(halt)})
+
+    def _shown(self, group: WorkerGroup, record: EndpointRecord) -> dict[str, Any]:
+        halt = self._halts.get(group.id)
+        return shown(group, record) | ({} if halt is None else {"halted": msgspec.to_builtins(halt)})
 
     async def _endpoint_of(self, fields: GroupFields) -> EndpointId:
         if fields.endpoint_id is not None:
@@ -202,7 +239,7 @@ class GroupAdmin:
 def check(fields: GroupFields) -> None:
     """Raises HttpProblem 422."""
     wrong = {}
-    for name in ("weight", "gpu_ram", "price_cap_usd_per_hour", "expected_perf"):
+    for name in ("weight", *OPTIONAL):
         value = getattr(fields, name)
         if value is not None and not 0 <= value < math.inf:
             wrong[name] = "must be a finite number of at least 0"
@@ -231,6 +268,7 @@ def shown(group: WorkerGroup, record: EndpointRecord) -> dict[str, Any]:
         "weight": group.weight,
         "tier": group.tier,
         "price_cap_usd_per_hour": group.price_cap_usd_per_hour,
+        "usd_per_hour": group.usd_per_hour,
         "expected_perf": group.expected_perf,
         "revision": group.revision,
         "oldest_revision": group.oldest_revision or group.revision,

@@ -35,6 +35,7 @@ class Principal(msgspec.Struct, frozen=True):
     endpoints: frozenset[EndpointId] | None = None  #: None: all
     expires_at: float | None = None  #: unix s
     digest: bytes = b""
+    name: str = ""  #: as people called the key; may be empty
 
     @property
     def is_admin(self) -> bool:
@@ -59,7 +60,7 @@ class KeyRing:
                 digest = b""
             if len(digest) != 32:
                 raise SettingsError("ROUTER_ADMIN_KEY_SHA256 is not a SHA-256 in hex (64 digits)", "printf %s KEY | sha256sum")
-            self._by_digest[digest] = Principal("admin", ADMIN, digest=digest)
+            self._by_digest[digest] = Principal("admin", ADMIN, digest=digest, name="admin")
 
     def who(self, key: str | None, now: float) -> Principal | None:
         """None for an unknown or expired key; `now` unix s. Takes as long for a wrong key as for a right one."""
@@ -78,9 +79,8 @@ class KeyRing:
         """KV has this key."""
         digest = bytes.fromhex(key_sha256)
         self._stored[key_sha256] = digest
-        self._by_digest[digest] = Principal(
-            record.id, record.role, frozenset(record.endpoints) if record.endpoints else None, record.expires_at, digest
-        )
+        endpoints = frozenset(record.endpoints) if record.endpoints else None
+        self._by_digest[digest] = Principal(record.id, record.role, endpoints, record.expires_at, digest, record.name)
 
     def revoked(self, key_sha256: str) -> None:
         """KV has it no more."""

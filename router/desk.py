@@ -63,6 +63,7 @@ class Desk:
         self.record = record
         self.id: EndpointId = record.id
         self.name = record.name
+        self.fleet.forget_tallies({group.id for group in record.groups})
         groups = sorted((group for group in record.groups if group.weight > 0), key=lambda group: group.tier)
         self._tiers = [
             [Line(Share(group.weight), self.fleet.pool(group.id)) for group in tier]
@@ -119,6 +120,7 @@ class Desk:
         request.phase = Phase.ROUTED
         request.worker_id = worker.id
         self.demand.placed(request.cost, waited_s, late=waited_s + wait_s > self._target_s, again=again)
+        self.fleet.tally(worker.group_id, now).placed(waited_s, now, again=again)
         return Placement(worker, wait_s, waited_s, again)
 
     def _open_lines(self, excluded: Container[WorkerId], now: float, salt: int) -> list[tuple[Line, Worker, float]]:

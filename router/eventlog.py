@@ -14,7 +14,7 @@ import structlog
 
 from runtime.bus import Bus
 from runtime.errors import BusError
-from schemas import subjects
+from schemas import codec, events, subjects
 from schemas.ids import EndpointId, GroupId
 
 from .switchboard import Switchboard
@@ -84,11 +84,12 @@ class EventLog:
     def halt(self, _subject: str, data: bytes, _seq: int) -> None:
         """A group was halted or goes on."""
         try:
-            told = _told(data)
+            told = codec.event(data)
         except msgspec.DecodeError as error:
             log.info("unreadable_event", error=str(error))
             return
-        self._board.halted(told.group_id, halted=told.kind == "group_halted")
+        if isinstance(told, events.GroupHalted | events.GroupResumed):
+            self._board.halted(told)
 
     def add(self, _subject: str, data: bytes, _seq: int) -> None:
         """One event."""

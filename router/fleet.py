@@ -4,11 +4,12 @@ those that are routable.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from zlib import crc32
 
 from schemas.ids import GroupId, WorkerId
 from schemas.records import WorkerRecord
-from schemas.states import COMING, WorkerState
+from schemas.states import BILLED, COMING, WorkerState
 
 from . import view
 from .complaints import BENCH_S, Complaints, may_bench
@@ -16,10 +17,13 @@ from .eta import Starts
 from .liveness import Liveness
 from .pool import Pool
 from .reservations import PROMISE_TTL_S
+from .tallies import Tally
 from .view import Pulse, Standing, Worker
 
 #: How often the promises of one worker are looked at besides its heartbeats, which do the same.
 LOOK_AGAIN_S = 1.0
+#: How often what workers cost is added up, besides at every change of a record.
+PAY_EVERY_S = 5.0
 
 
 class Fleet:
@@ -30,11 +34,13 @@ class Fleet:
     def __init__(self, liveness: Liveness, router: str) -> None:
         self.workers: dict[WorkerId, Worker] = {}
         self.pools: dict[GroupId, Pool] = {}
+        self.tallies: dict[GroupId, Tally] = {}
         self.complaints = Complaints()
         self.starts = Starts()
         self._liveness = liveness
         self._router = router
         self._benched: set[Worker] = set()
+        self._pay_at = float("-inf")
         self._owing: dict[Worker, float] = {}  #: with open promises -> when to look at them again; soonest first
 
     # --- what happened ---
@@ -43,11 +49,14 @@ class Fleet:
         """The scaler wrote. True when a worker became routable or routable again."""
         worker = self.workers.get(record.worker_id)
         self.starts.saw(record)
+        if worker is not None:
+            self._pay(worker, now)  # what it cost as it was
         if record.state is WorkerState.GONE:
             self.gone(record.worker_id)
             return False
         if worker is None:
             worker = Worker(record, crc32(f"{self._router}/{record.worker_id}".encode()))
+            worker.paid_at = now
             self.workers[record.worker_id] = worker
         elif worker.group_id != record.group_id:
             self._pool(worker.group_id).remove(worker)
@@ -70,9 +79,11 @@ class Fleet:
         worker = self.workers.get(pulse.worker_id)
         if worker is None:
             return False
-        was_unheard = worker.pulse is None
+        before = worker.pulse
+        was_unheard = before is None
         if not view.fold_pulse(worker, pulse, now):
             return False
+        self.tally(worker.group_id, now).heard(before, pulse, now)
         if was_unheard and worker in self._benched:
             self._benched.discard(worker)
             worker.benched_until = now  # it lives: what was said before is answered
@@ -120,6 +131,8 @@ class Fleet:
     def sweep(self, now: float) -> bool:
         """Let time pass: broken promises and benches end. True when that freed something."""
         freed = False
+        if now >= self._pay_at:
+            self.pay(now)
         for worker in list(self._benched):
             if worker.benched_until <= now:
                 self._benched.discard(worker)
@@ -137,7 +150,23 @@ class Fleet:
                 self._owing[worker] = now + LOOK_AGAIN_S
         return freed
 
+    def pay(self, now: float) -> None:
+        """Count what all workers have cost up to now."""
+        self._pay_at = now + PAY_EVERY_S
+        for worker in self.workers.values():
+            self._pay(worker, now)
+
+    def forget_tallies(self, but: Collection[GroupId]) -> None:
+        """Of groups that are no more."""
+        self.tallies = {group_id: tally for group_id, tally in self.tallies.items() if group_id in but}
+
     # --- what is so ---
+
+    def tally(self, group_id: GroupId, now: float) -> Tally:
+        tally = self.tallies.get(group_id)
+        if tally is None:
+            tally = self.tallies[group_id] = Tally(now)
+        return tally
 
     @property
     def routable(self) -> int:
@@ -168,6 +197,17 @@ class Fleet:
         if pool is None:
             pool = self.pools[group_id] = Pool()
         return pool
+
+    def _pay(self, worker: Worker, now: float) -> None:
+        record, since = worker.record, worker.paid_at
+        worker.paid_at = now
+        if since is None or now <= since or record.state in (WorkerState.DESTROYING, WorkerState.GONE):
+            return
+        sums = self.tally(worker.group_id, now).now(now)
+        sums.storage_usd += record.storage_usd_per_hour * (now - since) / 3600
+        if record.state in BILLED:
+            sums.hot_s += now - since
+            sums.cost_usd += record.usd_per_hour * (now - since) / 3600
 
     def _place(self, worker: Worker, now: float) -> bool:
         """Put it where it belongs now. True when it came in."""

@@ -6,10 +6,12 @@ import asyncio
 
 import structlog
 
+from .admin_compare import CompareAdmin
 from .admin_endpoints import EndpointAdmin
 from .admin_events import EventAdmin
 from .admin_groups import GroupAdmin
 from .admin_keys import KeyAdmin
+from .admin_overrides import OverrideAdmin
 from .admin_templates import Templates
 from .admin_update import UpdateAdmin
 from .admin_workers import WorkerAdmin
@@ -57,11 +59,13 @@ def _table(router: Router) -> Table:
             RouterMetrics(router.routing, feeds, router.bridge, router.monotonic),
         ),
         EndpointAdmin(store, keys, now),
-        GroupAdmin(store, templates, now),
+        OverrideAdmin(store, now),
+        GroupAdmin(bus, store, templates, board.halts, now),
         templates,
         UpdateAdmin(store, templates, board, now),
         KeyAdmin(bus, feeds.key_changed, now),
         VastReports(router.bridge, feeds),
+        CompareAdmin(board, router.group_log, now=now, monotonic=router.monotonic),
         WorkerAdmin(bus, board, now=now, monotonic=router.monotonic),
         EventAdmin(bus, board, router.logs, now),
     ):

@@ -195,7 +195,7 @@ class Routing:
         )
 
     def _waiting(self, desk: Desk, request: Request) -> RouteWaiting:
-        why = waiting.why(desk, request, self._now(), self.board.halted_groups)
+        why = waiting.why(desk, request, self._now(), self.board.halts)
         self._count(desk, f"waiting_{why.reason}")
         position = desk.hold.position(request) if request.phase is Phase.WAITING else len(desk.hold)
         return RouteWaiting(

@@ -15,6 +15,7 @@ from .api_keys import KeyRing
 from .bridge import Bridge
 from .eventlog import EventLog
 from .feeds import Feeds
+from .grouplog import KEEP_S, GroupLog
 from .keys_dir import KeysDir
 from .reporting import Reporter
 from .routing import MAX_IDX, Routing
@@ -59,6 +60,7 @@ class Router:
         self.bridge = Bridge(bus, now=now, monotonic=monotonic)
         self.feeds = Feeds(bus, self.board, self.keys, self.vast, self.bridge, monotonic)
         self.logs = EventLog(bus, self.board, now() - LOG_BACK_S)
+        self.group_log = GroupLog(bus, now() - KEEP_S)
         self._reporter = Reporter(bus, self.board, now=now, monotonic=monotonic)
         self.routing = Routing(
             self.board,
@@ -86,6 +88,7 @@ class Router:
                 self.bridge.speak,
                 self.logs.follow,
                 self.logs.follow_halts,
+                self.group_log.follow,
             ):
                 tasks.create_task(loop(), name=loop.__qualname__)
 

@@ -46,6 +46,13 @@ class EndpointStore:
         """In the order of their ids."""
         return sorted((record for record, _ in await self._all()), key=lambda record: record.id)
 
+    async def named(self, name: str) -> EndpointRecord:
+        """By name, or by id in digits. Raises HttpProblem 404."""
+        for record in await self.all():
+            if record.name == name or str(record.id) == name:
+                return record
+        raise problems.no_endpoint(name)
+
     async def create(self, name: str, make: Callable[[EndpointId], EndpointRecord], by: str) -> EndpointRecord:
         """Raises HttpProblem 409 when the name is taken."""
         await self._name_is_free(name)

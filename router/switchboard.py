@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from schemas.events import GroupHalted, GroupResumed
 from schemas.http import RouteRequest
 from schemas.ids import EndpointId, GroupId, WorkerId
 from schemas.records import EndpointRecord, WorkerRecord
 from schemas.signals import Reservations
 
-from . import complaints
+from . import complaints, halts
 from .desk import Desk, Placement
+from .halts import Halt
 from .liveness import Liveness
 from .requests import DEFAULT_REMEMBER_S, MAX_REMEMBER_S, MIN_REMEMBER_S, Memory, Phase, Request
 from .view import Pulse
@@ -33,7 +35,7 @@ class Switchboard:
         self._max_held = max_held
         self._new_idx = new_idx
         self._seq = 0
-        self.halted_groups: set[GroupId] = set()
+        self.halts: dict[GroupId, Halt] = {}
         self._early: dict[EndpointId, dict[WorkerId, WorkerRecord]] = {}
 
     # --- facts ---
@@ -94,9 +96,9 @@ class Switchboard:
             for worker_id, promised in told.workers.items():
                 desk.fleet.promised_by_peer(worker_id, max(1, promised.requests), now)
 
-    def halted(self, group_id: GroupId, *, halted: bool) -> None:
-        """The scaler's breaker for this group opened or closed."""
-        (self.halted_groups.add if halted else self.halted_groups.discard)(group_id)
+    def halted(self, told: GroupHalted | GroupResumed) -> None:
+        """The scaler's breaker for a group opened or closed."""
+        halts.folded(self.halts, told)
 
     def sweep(self, now: float) -> None:
         """Let time pass; call it every quarter of a second or so."""

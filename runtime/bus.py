@@ -178,8 +178,14 @@ class Bus(Protocol):
         on_message: Callable[[str, bytes, int], None],
         *,
         since_at: float | None = None,
+        room: Callable[[], Awaitable[None]] | None = None,
+        caught_up: Callable[[], None] | None = None,
     ) -> None:
-        """Read a stream from `since_at` (unix seconds; None: only new) and follow it until cancelled: (subject, data, seq)."""
+        """Read a stream from `since_at` (unix seconds; None: only new) and follow it until cancelled: (subject, data, seq).
+
+        `room` is awaited before more is read, so that a slow reader need not hold all of it; `caught_up` is called each time all
+        that was there has been told.
+        """
         ...
 
     async def close(self) -> None: ...

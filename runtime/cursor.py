@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 
 from .connection import Link
@@ -20,13 +20,21 @@ _LOOK_AGAIN_S = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
 
 
 class Cursor:
-    """Open it, move it with `seek` or `since`, then `read` and `wait` in turns."""
+    """Open it, move it with `seek` or `since`, then `read` and `wait` in turns. `room` is awaited before each batch but the first."""
 
-    def __init__(self, link: Link, jetstream: JetStream, stream: str, subjects: Sequence[str]) -> None:
+    def __init__(
+        self,
+        link: Link,
+        jetstream: JetStream,
+        stream: str,
+        subjects: Sequence[str],
+        room: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
         self._link = link
         self._js = jetstream
         self._stream = stream
         self._subjects = tuple(subjects)
+        self._room = room
         self._heard = asyncio.Event()
         self._since = ""
         self._opened = contextlib.AsyncExitStack()
@@ -89,6 +97,8 @@ class Cursor:
             found = found or bool(batch.messages)
             if not batch.pending or not batch.messages:
                 return found
+            if self._room is not None:
+                await self._room()
 
 
 def matches(pattern: str, subject: str) -> bool:

@@ -181,8 +181,10 @@ class NatsBus:
         on_message: Callable[[str, bytes, int], None],
         *,
         since_at: float | None = None,
+        room: Callable[[], Awaitable[None]] | None = None,
+        caught_up: Callable[[], None] | None = None,
     ) -> None:
-        await tail.follow(self._stored, self._js, stream, subjects, on_message, since_at=since_at)
+        await tail.follow(self._stored, self._js, stream, subjects, on_message, since_at=since_at, room=room, caught_up=caught_up)
 
     # --- for the care of the streams themselves ---------------------------------------------------------------------
 

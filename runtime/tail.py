@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 import structlog
 
@@ -21,12 +21,20 @@ OnStored = Callable[[str, bytes, int], None]
 
 
 async def follow(
-    link: Link, jetstream: JetStream, stream: str, subjects: Sequence[str], on_message: OnStored, *, since_at: float | None
+    link: Link,
+    jetstream: JetStream,
+    stream: str,
+    subjects: Sequence[str],
+    on_message: OnStored,
+    *,
+    since_at: float | None,
+    room: Callable[[], Awaitable[None]] | None = None,
+    caught_up: Callable[[], None] | None = None,
 ) -> None:
     """Tell every message of the stream that matches, in order, each once, until cancelled. A stream that is made anew is
-    told from its start. Outages are waited out; raises BusRefused when we may not read it.
+    told from its start. Outages are waited out; raises BusRefused when we may not read it. `room` and `caught_up`: see Bus.tail.
     """
-    cursor = Cursor(link, jetstream, stream, subjects)
+    cursor = Cursor(link, jetstream, stream, subjects, room)
     link.on_up.append(cursor.wake)
     created = ""
     wait_s = _RETRY_S[0]
@@ -48,7 +56,7 @@ async def follow(
                     log.warning("tail_stream_made_anew", stream=stream)
                     cursor.seek(0)
                 created = facts.created
-                await _read_for(_POLL_S, cursor, tell)
+                await _read_for(_POLL_S, cursor, tell, caught_up)
                 wait_s = _RETRY_S[0]
             except (BusUnavailable, StreamMissing) as error:
                 if link.connected:
@@ -60,9 +68,13 @@ async def follow(
         await cursor.close()
 
 
-async def _read_for(duration_s: float, cursor: Cursor, tell: Callable[[Stored], None]) -> None:
+async def _read_for(
+    duration_s: float, cursor: Cursor, tell: Callable[[Stored], None], caught_up: Callable[[], None] | None
+) -> None:
     loop = asyncio.get_running_loop()
     until = loop.time() + duration_s
     while (left_s := until - loop.time()) > 0:
         await cursor.read(tell)
+        if caught_up is not None:
+            caught_up()
         await cursor.wait(min(left_s, until - loop.time()))

@@ -22,12 +22,12 @@ from runtime.errors import BusError, Conflict
 from runtime.lease import Lease
 from schemas import codec, events, subjects
 from schemas.commands import op_of
-from schemas.ids import EndpointId
+from schemas.ids import EndpointId, GroupId
 from schemas.states import WorkerState
 
 from . import decide, drain, memory, orders, replay
 from .desk import Desk
-from .intake import Intake
+from .intake import SCALER, Intake
 from .metrics import Metrics
 from .observations import DecisionTaken, EndpointSeen, Ticked
 from .outbox import Outbox
@@ -170,6 +170,7 @@ class Council:
             policy_hash=self._policy_hash,
             previous_hash=previous_hash,
             record=replay.pack(state, self._policy, now),
+            read=desk.take_read(),
         )
         self._tell_drained(desk, decision, now)
         desk.fold(
@@ -205,7 +206,8 @@ class Council:
                 await self._close(desk)
                 return
             await self._store(desk)
-            while desk.untold:
+            # What was decided meanwhile is not stored yet: told before, a crash would have the next leader decide it otherwise.
+            while desk.untold and desk.untold[0].generation <= desk.stored_generation:
                 await self._outbox.send(desk.untold[0])
                 desk.untold.pop(0)
             self._mark_told(desk)
@@ -292,27 +294,42 @@ class Council:
         desk.untold.append(_retold(last, self._lease.epoch, self._policy_hash))
 
     def _tell_halts(self, desk: Desk, decision: Decision) -> None:
-        now_halted = set(decision.halted)
-        for group_id in sorted(now_halted - desk.halted):
+        """Breakers that opened, that go on to cost (starts that were on their way fail too), and that closed."""
+        halted: dict[GroupId, tuple[float, int]] = {}
+        for group_id in sorted(decision.halted):
             known = desk.state.groups.get(group_id)
-            if known is None or known.breaker is None or known.last_failure is None:
+            if known is None or known.breaker is None:
                 continue
-            log.error(
-                "group_halted", endpoint=desk.id, group=group_id, cause=known.breaker.cause, failures=known.breaker.failures
-            )
+            breaker = known.breaker
+            halted[group_id] = (breaker.opened_at, breaker.failures)
+            if known.last_failure is None or desk.halted.get(group_id) == halted[group_id]:
+                continue
+            log.error("group_halted", endpoint=desk.id, group=group_id, cause=breaker.cause, failures=breaker.failures)
             self._outbox.tell(
                 events.GroupHalted(
-                    id=f"evt:e{desk.id}:g{group_id}:halted:{known.breaker.opened_at:.3f}",
+                    id=f"evt:e{desk.id}:g{group_id}:halted:{breaker.opened_at:.3f}:{breaker.failures}",
                     at=self._now(),
                     endpoint_id=desk.id,
                     group_id=group_id,
-                    revision=known.breaker.revision,
+                    revision=breaker.revision,
                     failure=known.last_failure,
-                    failures=known.breaker.failures,
-                    cost_usd=known.breaker.cost_usd,
+                    failures=breaker.failures,
+                    cost_usd=breaker.cost_usd,
                 )
             )
-        desk.halted = now_halted
+        for group_id in sorted(desk.halted.keys() - halted.keys()):
+            log.info("group_resumed", endpoint=desk.id, group=group_id)
+            self._outbox.tell(
+                events.GroupResumed(
+                    id=f"evt:e{desk.id}:g{group_id}:resumed:{desk.halted[group_id][0]:.3f}",
+                    at=self._now(),
+                    endpoint_id=desk.id,
+                    group_id=group_id,
+                    by=SCALER,
+                    reason="its breaker is closed" if group_id in desk.state.groups else "the group is no more",
+                )
+            )
+        desk.halted = halted
 
     def _tell_drained(self, desk: Desk, decision: Decision, now: float) -> None:
         """The evidence, for every worker that this decision ends after a drain."""

@@ -105,8 +105,9 @@ def _decision(scene: Scene, wanted: Want, planner: Planner) -> Decision:
     generation = state.generation + 1
     actions = tuple(_action(state, policy, now, generation, slot, draft) for slot, draft in enumerate(planner.drafts))
     look_again_s = policy.look_again_s
-    if planner.until_at is not None:
-        look_again_s = min(look_again_s, max(0.1, planner.until_at - now))
+    for until_at in (planner.until_at, wanted.until_at):
+        if until_at is not None:
+            look_again_s = min(look_again_s, max(0.1, until_at - now))
     return Decision(
         endpoint_id=state.endpoint_id,
         at=now,

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import msgspec
 import structlog
 
-from schemas.events import Decided
+from schemas.events import Decided, StreamRead
 from schemas.ids import CommandId, EndpointId, GroupId, WorkerId
 from schemas.records import EndpointRecord, InstanceRecord, WorkerRecord
 from schemas.signals import Heartbeat
@@ -34,7 +34,7 @@ class Desk:
         self.written: dict[WorkerId, WorkerRecord] = {}  #: as it stands in corral_workers, as far as we know
         self.written_revision: dict[WorkerId, int] = {}
         self.sent: set[CommandId] = set()
-        self.halted: set[GroupId] = set()
+        self.halted: dict[GroupId, tuple[float, int]] = {}  #: as it was told: when its breaker opened, after how many failures
         self.begun_at = now
         self.look_at = now  #: when to decide next
         self.looked_at = float("-inf")
@@ -47,6 +47,7 @@ class Desk:
         self.settling = False
         self.untold: list[Decided] = []  #: recorded decisions whose event is not stored yet
         self._policy = policy
+        self._read: dict[str, StreamRead] = {}
 
     def resume(self, state: EndpointState, now: float) -> None:
         """Continue from what the leader before us stored."""
@@ -58,7 +59,9 @@ class Desk:
         routers = {name: traffic.forgotten(router) for name, router in state.routers.items()}
         self.state = msgspec.structs.replace(state, routers=routers, telemetry=fresh.telemetry, telemetry_at=now, at=now)
         self.stored_generation = state.generation
-        self.halted = set(state.last.decision.halted) if state.last is not None else set()
+        told = state.last.decision.halted if state.last is not None else ()
+        breakers = {group_id: memory.breaker for group_id, memory in state.groups.items() if group_id in told}
+        self.halted = {group_id: (b.opened_at, b.failures) for group_id, b in breakers.items() if b is not None}
 
     def restart_generation(self, now: float) -> None:
         """Its memory is lost. Seconds since 1970 are more than it ever counted, so no command id repeats."""
@@ -69,6 +72,26 @@ class Desk:
         before = self.state
         self.state = fold.apply(before, observation, self._policy)
         return before, self.state
+
+    def reads(self, stream: str, seq: int) -> None:
+        """A message of a stream was folded. 0: nobody knows its place."""
+        if seq <= 0:
+            return
+        known = self._read.get(stream)
+        if known is None:
+            self._read[stream] = StreamRead(stream=stream, first_seq=seq, last_seq=seq, messages=1)
+        else:
+            self._read[stream] = StreamRead(
+                stream=stream,
+                first_seq=min(known.first_seq, seq),
+                last_seq=max(known.last_seq, seq),
+                messages=known.messages + 1,
+            )
+
+    def take_read(self) -> tuple[StreamRead, ...]:
+        """What was folded since this was asked last."""
+        found, self._read = tuple(self._read[name] for name in sorted(self._read)), {}
+        return found
 
     def moved(self, before: EndpointState) -> Iterator[WorkerId]:
         """Workers whose fact is another one than it was, or that came or went."""

@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection
 import msgspec
 import structlog
 
+from runtime import js_names
 from runtime.bus import Message
 from schemas import codec, events, ids, subjects
 from schemas.ids import EndpointId, WorkerId
@@ -43,6 +44,12 @@ _SPEAKING = frozenset({"creating", "starting", "running"})
 _WAKES = frozenset({WorkerState.READY, WorkerState.ERROR, WorkerState.STOPPED, WorkerState.GONE})
 
 Wake = Callable[[Desk], None]
+
+#: Who closes a breaker whose cause is gone, as events name it.
+SCALER = "scaler"
+_ENDPOINTS, _INSTANCES, _MARKS = map(
+    js_names.kv_stream, (subjects.BUCKET_ENDPOINTS, subjects.BUCKET_INSTANCES, subjects.BUCKET_DEMAND)
+)
 
 
 class Intake:
@@ -122,7 +129,7 @@ class Intake:
             self._numbered = True
         return self._desks != {} and subjects.SEQUENCE_KEY not in present and (self._numbered or not present)
 
-    def endpoint(self, key: str, data: bytes | None, _revision: int) -> None:
+    def endpoint(self, key: str, data: bytes | None, revision: int) -> None:
         if key == subjects.SEQUENCE_KEY and data is not None:
             self._numbered = True
         endpoint_id = _endpoint_of(key)
@@ -130,6 +137,7 @@ class Intake:
             return
         if data is None:
             if endpoint_id in self._desks:
+                self._desks[endpoint_id].reads(_ENDPOINTS, revision)
                 self._desks[endpoint_id].endpoint = None
                 self._wake(self._desks[endpoint_id])
             return
@@ -140,10 +148,11 @@ class Intake:
             log.warning("endpoint_unreadable", key=key, error=str(error))
             return
         desk = self.desk(endpoint_id)
+        desk.reads(_ENDPOINTS, revision)
         desk.endpoint = record
         self._fold_all(desk, EndpointSeen(at=self._now(), endpoint=record))
 
-    def instance(self, key: str, data: bytes | None, _revision: int) -> None:
+    def instance(self, key: str, data: bytes | None, revision: int) -> None:
         found = _worker_of(key)
         if found is None or not self._covers(found[0]):
             return
@@ -159,6 +168,7 @@ class Intake:
         if record is None and endpoint_id not in self._desks:
             return
         desk = self.desk(endpoint_id)
+        desk.reads(_INSTANCES, revision)
         if record is None:
             desk.instances.pop(worker_id, None)
         else:
@@ -169,7 +179,7 @@ class Intake:
         else:
             self._vigil.forget(worker_id)
 
-    def mark(self, key: str, data: bytes | None, _revision: int) -> None:
+    def mark(self, key: str, data: bytes | None, revision: int) -> None:
         token, _, router = key.partition(".")
         endpoint_id = _endpoint_of(token)
         desk = self._desks.get(endpoint_id) if endpoint_id is not None else None
@@ -183,6 +193,7 @@ class Intake:
                 self._metrics.unreadable.labels("mark").inc()
                 return
         known = desk.state.routers.get(router)
+        desk.reads(_MARKS, revision)
         self._fold_all(desk, DemandMarked(at=self._now(), router=router, mark=mark))
         if mark is not None and not (known is not None and known.marked_at == mark.waiting_since_at):
             event_id = f"evt:{key}:waiting:{mark.waiting_since_at:.3f}"
@@ -209,7 +220,7 @@ class Intake:
 
     # --- the stream of events ---
 
-    def told(self, _subject: str, data: bytes, _seq: int) -> None:
+    def told(self, _subject: str, data: bytes, seq: int) -> None:
         """Commands that were refused or died, breakers that a person closed."""
         try:
             event = codec.event(data)
@@ -219,6 +230,7 @@ class Intake:
         if isinstance(event, codec.Unknown) or event.endpoint_id not in self._desks:
             return
         desk, at = self._desks[event.endpoint_id], self._now()
+        desk.reads(subjects.STREAM_EVENTS, seq)
         match event:
             case events.CommandRefused():
                 failure = Failure(cause=Cause.RENT_FAILED, message=f"refused: {event.reason}", at=event.at)
@@ -228,8 +240,11 @@ class Intake:
             case events.CommandDead():
                 command = ids.CommandId(event.command_id)
                 self._fold_all(desk, CommandFailed(at=at, command_id=command, failure=event.failure), wakes=False)
-            case events.GroupResumed():
-                self._fold_all(desk, BreakerReset(at=at, group_id=event.group_id, by=event.by))
+            case events.GroupResumed() if event.by != SCALER:
+                self._fold_all(desk, BreakerReset(at=at, group_id=event.group_id, by=event.by, said_at=event.at))
+                known = desk.state.groups.get(event.group_id)
+                if known is None or known.breaker is None:
+                    desk.halted.pop(event.group_id, None)  # it was told already, by who did it
             case _:
                 pass
 

@@ -10,10 +10,12 @@ from math import ceil
 
 import msgspec
 
+from schemas.events import InputRead
 from schemas.reasons import Why
+from schemas.records import Override
 from schemas.states import WorkerState
 
-from . import capacity, window
+from . import calendar, capacity, window
 from .scene import Scene
 from .types import Want, WorkerFact
 
@@ -25,7 +27,7 @@ _UNDER_WAY = frozenset({WorkerState.LOADING, WorkerState.MODEL_LOADING, WorkerSt
 
 def apply(wanted: Want, scene: Scene) -> Want:
     """The wish within the law."""
-    for limit in (_rest, _present, _min_load, _overrides_up, _cold_pool, _overrides_down, _max_workers):
+    for limit in (_rest, _present, _min_load, _schedule, _override_up, _cold_pool, _override_down, _max_workers):
         wanted = limit(wanted, scene)
     return wanted
 
@@ -34,8 +36,9 @@ def least_hot(scene: Scene) -> int:
     """Hot workers that the settings ask for whatever the load."""
     never_zero = scene.settings.inactivity_timeout_s() is None
     by_load = _count_for(scene.settings.min_load, scene, scene.roster.hot) if scene.settings.min_load > 0 else 0
-    by_hand = [o.hot_min for o in scene.state.overrides if o.hot_min is not None and o.expires_at > scene.now]
-    return min(max(int(never_zero), by_load, *by_hand, 0), scene.settings.max_workers)
+    override = _override(scene)
+    by_hand = (override.hot_min or 0) if override is not None else 0
+    return min(max(int(never_zero), by_load, calendar.floor(scene).hot_min, by_hand), scene.settings.max_workers)
 
 
 def idle_since_at(scene: Scene) -> float:
@@ -89,12 +92,32 @@ def _min_load(wanted: Want, scene: Scene) -> Want:
     return _at_least(wanted, floor, Why.MIN_LOAD, f"min_load {units_per_s:.4g}/s: at least {floor} hot")
 
 
-def _overrides_up(wanted: Want, scene: Scene) -> Want:
-    for override in scene.state.overrides:
-        if override.hot_min is not None and override.expires_at > scene.now:
-            text = f"{override.owner} asks for at least {override.hot_min} ({override.reason or 'no reason given'})"
-            wanted = _at_least(wanted, override.hot_min, Why.MANUAL, text)
-    return wanted
+def _schedule(wanted: Want, scene: Scene) -> Want:
+    asked = calendar.floor(scene)
+    wanted = _replace(
+        wanted, until_at=_sooner(wanted.until_at, asked.until_at), candidates=(*wanted.candidates, *asked.unreadable)
+    )
+    if not asked.hot_min:
+        return wanted
+    wanted = _seen(wanted, "schedule_floor", asked.hot_min)
+    return _at_least(wanted, asked.hot_min, Why.SCHEDULE, asked.sentence)
+
+
+def _override(scene: Scene) -> Override | None:
+    """The one that holds now."""
+    override = scene.state.spec.override if scene.state.spec is not None else None
+    return override if override is not None and override.expires_at > scene.now else None
+
+
+def _override_up(wanted: Want, scene: Scene) -> Want:
+    override = _override(scene)
+    if override is None:
+        return wanted
+    wanted = _replace(wanted, until_at=_sooner(wanted.until_at, override.expires_at))
+    if override.hot_min is None:
+        return wanted
+    text = f"{override.owner} asks for at least {override.hot_min} ({override.reason or 'no reason given'})"
+    return _at_least(_seen(wanted, "override_floor", override.hot_min), override.hot_min, Why.MANUAL, text)
 
 
 def _cold_pool(wanted: Want, scene: Scene) -> Want:
@@ -119,14 +142,15 @@ def _cold_pool(wanted: Want, scene: Scene) -> Want:
     return _replace(wanted, total=max(total, floor), floor=floor, sentence="; ".join([wanted.sentence, *parts]))
 
 
-def _overrides_down(wanted: Want, scene: Scene) -> Want:
-    for override in scene.state.overrides:
-        if override.hot_max is not None and override.expires_at > scene.now and wanted.hot > override.hot_max:
-            text = (
-                f"{wanted.sentence}; {override.owner} allows at most {override.hot_max} ({override.reason or 'no reason given'})"
-            )
-            wanted = _replace(wanted, hot=override.hot_max, units_per_s=None, why=Why.MANUAL, sentence=text)
-    return wanted
+def _override_down(wanted: Want, scene: Scene) -> Want:
+    override = _override(scene)
+    if override is None or override.hot_max is None:
+        return wanted
+    wanted = _seen(wanted, "override_ceiling", override.hot_max)
+    if wanted.hot <= override.hot_max:
+        return wanted
+    text = f"{wanted.sentence}; {override.owner} allows at most {override.hot_max} ({override.reason or 'no reason given'})"
+    return _replace(wanted, hot=override.hot_max, units_per_s=None, why=Why.MANUAL, sentence=text)
 
 
 def _max_workers(wanted: Want, scene: Scene) -> Want:
@@ -143,6 +167,15 @@ def _count_for(units_per_s: float, scene: Scene, pool: list[WorkerFact]) -> int:
     """Workers like those of the pool that do this much; while no perf is known one is started to be measured."""
     perf = capacity.reference_perf(scene.state, pool)
     return max(1, ceil(units_per_s / perf - 1e-9)) if perf is not None else 1
+
+
+def _sooner(one: float | None, other: float | None) -> float | None:
+    return min((at for at in (one, other) if at is not None), default=None)
+
+
+def _seen(wanted: Want, name: str, workers: int) -> Want:
+    """The wish, and what people asked for among the things it looked at."""
+    return _replace(wanted, inputs=(*wanted.inputs, InputRead(name=name, value=float(workers), unit="workers")))
 
 
 def _at_least(wanted: Want, floor: int, why: Why, text: str) -> Want:

@@ -41,7 +41,11 @@ def _entered(after: WorkerRecord, worker: WorkerFact, about: Any) -> list[AnyEve
     match after.state:
         case WorkerState.READY:
             cold_start_s = max(0.0, (worker.ready_at or after.state_at) - worker.launched_at) if worker.launched_at else 0.0
-            return [events.WorkerReady(**about("ready"), url=after.url, perf=after.perf, cold_start_s=cold_start_s)]
+            return [
+                events.WorkerReady(
+                    **about("ready"), url=after.url, perf=after.perf, cold_start_s=cold_start_s, from_cold=worker.from_cold
+                )
+            ]
         case WorkerState.DRAINING if worker.drain is not None:
             return [events.WorkerDraining(**about("draining"), then=worker.drain.then, why=worker.drain.why)]
         case WorkerState.ERROR if after.failure is not None and worker.instance_state != "failed":

@@ -11,7 +11,7 @@ from schemas.ids import CommandId, GroupId, WorkerId
 from schemas.records import DemandMark, EndpointRecord, Failure, InstanceRecord, WorkerRecord
 from schemas.signals import DemandReport, Heartbeat
 
-from .types import Decision, Liveness, Override, Telemetry
+from .types import Decision, Liveness, Telemetry
 
 
 class Observation(msgspec.Struct, frozen=True, kw_only=True, tag_field="saw"):
@@ -96,10 +96,7 @@ class BreakerReset(Observation, frozen=True, kw_only=True, tag="breaker_reset"):
 
     group_id: GroupId
     by: str
-
-
-class OverridesSet(Observation, frozen=True, kw_only=True, tag="overrides"):
-    overrides: tuple[Override, ...]
+    said_at: float | None = None  #: by the clock of whoever passed it on; None: now
 
 
 class PriceSeen(Observation, frozen=True, kw_only=True, tag="price"):

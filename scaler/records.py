@@ -34,6 +34,7 @@ def worker_record(
         gpu_name=instance.gpu_name if instance is not None else "",
         num_gpus=instance.num_gpus if instance is not None else 0,
         usd_per_hour=worker.usd_per_hour,
+        storage_usd_per_hour=worker.storage_usd_per_hour,
         version=beat.version if beat is not None else "",
         protocol=beat.protocol if beat is not None else PROTOCOL,
         tls_fingerprint=beat.tls_fingerprint if beat is not None else "",
@@ -55,6 +56,7 @@ def is_slow_change(before: WorkerFact | None, after: WorkerFact | None) -> bool:
         or before.failure != after.failure
         or (before.liveness is Liveness.SUSPECT) is not (after.liveness is Liveness.SUSPECT)
         or before.instance_state != after.instance_state
+        or before.usd_per_hour != after.usd_per_hour
     )
 
 

@@ -36,6 +36,8 @@ from .types import Policy, Telemetry
 log = structlog.get_logger()
 
 _SYNC_S = 60.0
+#: What was said while nobody led is heard all the same, as far back as this.
+_HEAR_BACK_S = 3600.0
 _LAST_WORDS_S = 1.0
 _JUDGE_EVERY_S = 0.25
 _EVENTS = ("command_refused", "command_dead", "group_resumed")
@@ -66,6 +68,7 @@ class Reign:
         self._outbox = Outbox(bus, metrics)
         self._vigil = Vigil(monotonic())
         self._views: list[View] = []
+        self._heard_at: float | None = None  #: up to here the leader before us certainly heard the stream of events
         self._ledger = Ledger(
             bucket=bus.bucket(subjects.BUCKET_WORKERS),
             desks=self._desks,
@@ -125,7 +128,10 @@ class Reign:
                 tasks.create_task(self._council.run(), name="decide")
                 tasks.create_task(
                     self._bus.tail(
-                        subjects.STREAM_EVENTS, [subjects.events_of_kind(kind) for kind in _EVENTS], self._intake.told
+                        subjects.STREAM_EVENTS,
+                        [subjects.events_of_kind(kind) for kind in _EVENTS],
+                        self._intake.told,
+                        since_at=self._heard_at,
                     ),
                     name="events that concern us",
                 )
@@ -154,8 +160,11 @@ class Reign:
                 log.warning("memory_unreadable", endpoint=endpoint_id, error=str(error))
                 desk.restart_generation(self._now())
                 continue
+            self._heard_at = state.at if self._heard_at is None else min(self._heard_at, state.at)
             desk.resume(state, self._now())
             self._council.retell(desk)
+        if self._heard_at is not None:
+            self._heard_at = max(self._heard_at, self._now() - _HEAR_BACK_S)
 
     def _take_over(self) -> None:
         """All views are complete: what is missing in them is gone."""

@@ -27,7 +27,6 @@ from .observations import (
     InstanceSeen,
     LivenessJudged,
     Observation,
-    OverridesSet,
     Preempting,
     PriceSeen,
     TelemetryJudged,
@@ -104,12 +103,7 @@ def apply(state: EndpointState, observation: Observation, policy: Policy = STAND
         case WorkerSeen():
             return _remembered(state, observation.worker)
         case BreakerReset():
-            memory = state.groups.get(observation.group_id)
-            if memory is None:
-                return state
-            return _replace(state, groups={**state.groups, observation.group_id: learning.breaker_reset(memory)})
-        case OverridesSet():
-            return _replace(state, overrides=observation.overrides)
+            return _reset(state, observation)
         case PriceSeen():
             return _priced(state, observation)
         case _:
@@ -130,6 +124,7 @@ def spec_of(record: EndpointRecord) -> EndpointSpec:
             managed=group.provider not in UNMANAGED_PROVIDERS,
             expected_perf=group.expected_perf,
             price_cap_usd_per_hour=group.price_cap_usd_per_hour,
+            usd_per_hour=group.usd_per_hour,
             start_timeout_s=group.template.start_timeout_s,
         )
         for group in record.groups
@@ -141,6 +136,8 @@ def spec_of(record: EndpointRecord) -> EndpointSpec:
         settings=record.settings,
         activity=record.state,
         groups=groups,
+        schedules=record.schedules,
+        override=record.override,
         created_at=record.created_at,
         changed_at=record.changed_at,
     )
@@ -151,7 +148,9 @@ def _endpoint(state: EndpointState, seen: EndpointSeen) -> EndpointState:
         return _replace(state, deleted=True)
     spec = spec_of(seen.endpoint)
     groups = {group.id: learning.memory_of(state, group.id, group.revision) for group in spec.groups}
-    return _replace(state, spec=spec, deleted=False, groups=groups)
+    state = _replace(state, spec=spec, deleted=False, groups=groups)
+    workers = {worker_id: _paid(state, worker) for worker_id, worker in state.workers.items()}
+    return state if workers == state.workers else _replace(state, workers=workers)
 
 
 def _heartbeat(state: EndpointState, seen: HeartbeatSeen, at: float, policy: Policy) -> EndpointState:
@@ -189,7 +188,7 @@ def _instance(state: EndpointState, seen: InstanceSeen, at: float, policy: Polic
             launched_at=record.state_at,
             state_at=at,
         )
-    after = lifecycle.settled(lifecycle.with_instance(before, record, at), at)
+    after = lifecycle.settled(_paid(state, lifecycle.with_instance(before, record, at)), at)
     return ageing.moved(state, before, after, at, policy)
 
 
@@ -211,6 +210,13 @@ def _liveness(state: EndpointState, seen: LivenessJudged, at: float, policy: Pol
 def _command_failed(state: EndpointState, seen: CommandFailed, at: float, policy: Policy) -> EndpointState:
     worker = next((w for w in state.workers.values() if w.intent is not None and w.intent.command_id == seen.command_id), None)
     return state if worker is None else ageing.intent_failed(state, worker, seen.failure, at, policy)
+
+
+def _paid(state: EndpointState, worker: WorkerFact) -> WorkerFact:
+    """The worker at the price that people name for its group; where they name none, at its provider's."""
+    groups = state.spec.groups if state.spec is not None else ()
+    price = next((group.usd_per_hour for group in groups if group.id == worker.group_id), None)
+    return worker if price is None or price == worker.usd_per_hour else _replace(worker, usd_per_hour=price)
 
 
 def _drain(
@@ -247,6 +253,16 @@ def _remembered(state: EndpointState, record: WorkerRecord) -> EndpointState:
         url=worker.url or record.url,
     )
     return put(state, lifecycle.settled(worker, state.at))
+
+
+def _reset(state: EndpointState, said: BreakerReset) -> EndpointState:
+    memory = state.groups.get(said.group_id)
+    if memory is None:
+        return state
+    failed_at = memory.breaker.opened_at if memory.breaker is not None else memory.last_failure.at if memory.last_failure else 0.0
+    if said.said_at is not None and said.said_at < failed_at:
+        return state  # it was about what happened before, and came late
+    return _replace(state, groups={**state.groups, said.group_id: learning.breaker_reset(memory)})
 
 
 def _priced(state: EndpointState, seen: PriceSeen) -> EndpointState:

@@ -21,7 +21,7 @@ import msgspec
 from schemas.events import InputRead
 from schemas.ids import CommandId, EndpointId, GroupId, WorkerId
 from schemas.reasons import Cause, Phase, Why
-from schemas.records import Failure, ScalingSettings
+from schemas.records import Failure, Override, ScalingSettings, Schedule
 from schemas.states import EndpointState as Activity
 from schemas.states import WorkerState
 
@@ -54,25 +54,6 @@ class Telemetry(StrEnum):
     DEAF = "deaf"  #: our own connection is down
 
 
-class Schedule(Value, frozen=True, kw_only=True):
-    """A floor by the calendar: between two cron moments at least `hot_min` hot workers."""
-
-    cron: str
-    lasts_s: float
-    hot_min: int
-    time_zone: str = "UTC"
-
-
-class Override(Value, frozen=True, kw_only=True):
-    """A person's word over the engine's, with owner and end. Limits of the settings stay law."""
-
-    owner: str
-    expires_at: float
-    hot_min: int | None = None
-    hot_max: int | None = None
-    reason: str = ""
-
-
 class GroupSpec(Value, frozen=True, kw_only=True):
     """A worker group without its template's command and environment: those are no business of a decision or its record."""
 
@@ -86,6 +67,7 @@ class GroupSpec(Value, frozen=True, kw_only=True):
     managed: bool = True  #: False: people bring the machines; never bought, stopped or destroyed
     expected_perf: float | None = None
     price_cap_usd_per_hour: float | None = None
+    usd_per_hour: float | None = None  #: of its hot workers, where people say so
     start_timeout_s: float = 600.0
 
 
@@ -97,6 +79,7 @@ class EndpointSpec(Value, frozen=True, kw_only=True):
     activity: Activity = Activity.ACTIVE
     groups: tuple[GroupSpec, ...] = ()
     schedules: tuple[Schedule, ...] = ()
+    override: Override | None = None
     created_at: float = 0.0
     changed_at: float = 0.0
 
@@ -298,7 +281,6 @@ class EndpointState(Value, frozen=True, kw_only=True):
     targets: Targets
     groups: dict[GroupId, GroupMemory] = {}
     hosts: dict[str, HostMemory] = {}
-    overrides: tuple[Override, ...] = ()
     generation: int = 0  #: of the newest recorded decision; command ids derive from it
     last: LastDecision | None = None
     engine: bytes = b""  #: the demand engine's own memory, packed by it; at most 48 KiB
@@ -315,8 +297,8 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     version: int = 1
     mode: Literal["active", "advisory"] = "active"  #: advisory: decisions are recorded, nothing is done
     installation: str = ""  #: salts worker ids, so two installations at one provider never share one
-    tick_s: float = 2.0
-    look_again_s: float = 2.0
+    tick_s: float = 2.0  #: how often each endpoint is looked at
+    look_again_s: float = 2.0  #: the same, as a decision says it; sooner where it knows of a moment
     # demand
     window_s: float = 60.0  #: load is averaged over this for going up
     calm_window_s: float = 300.0  #: and over this too for going down
@@ -333,21 +315,21 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     cold_least_s: float = 900.0  #: nobody is destroyed who went cold more recently than this
     # starting
     boot_guess_s: float = 30.0  #: from command to ready, before anything was learned
-    backoff_first_s: float = 5.0
-    backoff_max_s: float = 300.0
+    backoff_first_s: float = 5.0  #: no start so long after a failed one; doubles with each ...
+    backoff_max_s: float = 300.0  #: ... up to this
     breaker_failures: int = 3  #: failed starts of one template revision in a row
     proven_after_s: float = 60.0  #: ready this long: the start was a success
     host_failures: int = 2  #: on one host, while the template works elsewhere
-    quarantine_s: float = 3600.0
+    quarantine_s: float = 3600.0  #: nothing is started on such a host for this long
     burst_workers: int = 64  #: started by one decision at most
     unsettled_workers: int = 256  #: starts whose effect is not seen yet, at most
     surge_workers: int = 1  #: above max_workers is never gone; of an old revision this many make way at once when it is full
     # ending
     lost_destroy_s: float = 30.0  #: lost for this long: destroyed
     ticket_ttl_s: float = 60.0  #: a ticket may arrive this long after it was signed
-    clock_skew_s: float = 5.0
-    drain_deadline_s: float = 900.0
-    command_ttl_s: float = 600.0
+    clock_skew_s: float = 5.0  #: that clocks of routers and workers may differ by
+    drain_deadline_s: float = 900.0  #: how long a draining worker's requests may go on before they are cut
+    command_ttl_s: float = 600.0  #: a command that nobody carried out by then is dead
     # talking
     hold_repeat_s: float = 300.0  #: an unchanged hold is recorded this often
 
@@ -368,6 +350,7 @@ class Want(msgspec.Struct, frozen=True, kw_only=True):
     units_per_s: float | None = None  #: capacity that is needed, when it is known; no release goes below it
     candidates: tuple[str, ...] = ()  #: what else was considered
     inputs: tuple[InputRead, ...] = ()
+    until_at: float | None = None  #: when it changes by itself at the earliest, as far as the calendar knows
     engine: bytes | None = None  #: the engine's memory from now on; None: unchanged
 
 

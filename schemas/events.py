@@ -36,6 +36,7 @@ class EndpointChanged(Event, frozen=True, kw_only=True, tag="endpoint_changed"):
     revision: int
     changed: tuple[str, ...] = ()  #: names of the fields
     by: str = ""
+    reason: str = ""  #: of an override: what it asks for, until when, and why
 
 
 class EndpointDeleted(Event, frozen=True, kw_only=True, tag="endpoint_deleted"):
@@ -73,6 +74,15 @@ class InputRead(msgspec.Struct, frozen=True, kw_only=True):
     unit: str = ""
 
 
+class StreamRead(msgspec.Struct, frozen=True, kw_only=True):
+    """What of one stream was folded since the decision before: messages about this endpoint, by their stream sequence."""
+
+    stream: str
+    first_seq: int
+    last_seq: int
+    messages: int
+
+
 class Action(msgspec.Struct, frozen=True, kw_only=True):
     """One thing a decision asks for."""
 
@@ -105,6 +115,8 @@ class Decided(Event, frozen=True, kw_only=True, tag="decision"):
     previous_hash: str = ""  #: hash of the decision before: a chain
     endpoint_state: EndpointState = EndpointState.ACTIVE
     look_again_s: float = 2.0
+    read: tuple[StreamRead, ...] = ()  #: heartbeats and demand are in no stream: their age is with each input
+    format: int = 0  #: of `record` and of the hash that the next decision names
     record: msgspec.Raw = msgspec.field(default_factory=_null)  #: the whole input of decide(), for replay
 
 
@@ -138,8 +150,11 @@ class GroupHalted(Event, frozen=True, kw_only=True, tag="group_halted"):
 
 
 class GroupResumed(Event, frozen=True, kw_only=True, tag="group_resumed"):
+    """A person says: try this group again. Or, `by` the scaler itself, the breaker closed because its cause is gone."""
+
     group_id: GroupId
     by: str = ""
+    reason: str = ""
 
 
 # --- a worker's life ---------------------------------------------------------------------------------------------
@@ -178,6 +193,7 @@ class WorkerReady(WorkerEvent, frozen=True, kw_only=True, tag="worker_ready"):
     url: str
     perf: float
     cold_start_s: float = 0.0  #: from the command to ready
+    from_cold: bool = False  #: started from a stopped disk, not created
     model_load_s: float | None = None
     bench_s: float | None = None
 
@@ -245,6 +261,7 @@ class CommandDead(Event, frozen=True, kw_only=True, tag="command_dead"):
     command_id: str
     op: str
     failure: Failure
+    group_id: GroupId = GroupId(0)
 
 
 AnyEvent = (

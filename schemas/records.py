@@ -6,7 +6,10 @@ Times are unix seconds (`_at`), durations seconds (`_s`), work is in the endpoin
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import msgspec
+from msgspec import Meta
 
 from .ids import CommandId, EndpointId, GroupId, WorkerId
 from .reasons import Cause, Phase
@@ -17,23 +20,35 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=False):
     """Base of all records."""
 
 
+DEFAULT_INACTIVITY_TIMEOUT_S = 60.0
+MAX_WORKERS_LIMIT = 10_000
+
+
 class ScalingSettings(Record, frozen=True, kw_only=True):
     """An endpoint's scaling parameters, under Vast's names. `None` means: not set, Corral decides.
 
     This is the one place where defaults are written; CLI help, docs and JSON Schema are generated from it.
     """
 
-    min_load: float = 0.0  #: work units per second always kept hot
-    target_util: float = 0.9  #: planned load / capacity of the hot pool, in (0, 1]
-    cold_mult: float | None = None  #: total capacity / active load; None: by break-even
-    min_cold_load: float | None = None  #: work units per second always kept, hot or cold
-    cold_workers: int | None = None  #: workers always kept, hot or cold (also called min_workers)
-    max_workers: int = 20  #: ceiling over hot and cold
-    inactivity_timeout: float | None = (
-        None  #: s without requests before zero; 0: at once; < 0: never; None: 60, and on while it pays
+    min_load: Annotated[float, Meta(description="Work units per second always kept hot.")] = 0.0
+    target_util: Annotated[float, Meta(description="Planned load / capacity of the hot pool, above 0 and at most 1.")] = 0.9
+    cold_mult: Annotated[float | None, Meta(description="Total capacity / active load. Unset: Corral decides by break-even.")] = (
+        None
     )
-    max_queue_time: float = 30.0  #: s of expected wait above which a worker gets no more tickets
-    target_queue_time: float = 5.0  #: s of wait the scaler aims to stay under
+    min_cold_load: Annotated[float | None, Meta(description="Work units per second always kept, hot or cold.")] = None
+    cold_workers: Annotated[int | None, Meta(description="Workers always kept, hot or cold (also called min_workers).")] = None
+    max_workers: Annotated[int, Meta(description="Ceiling over hot and cold workers.")] = 20
+    inactivity_timeout: Annotated[
+        float | None,
+        Meta(
+            description="Seconds without requests before the hot pool goes to zero; 0: at once; below 0: never. "
+            f"Unset: {DEFAULT_INACTIVITY_TIMEOUT_S:g}, and on for as long as it pays."
+        ),
+    ] = None
+    max_queue_time: Annotated[float, Meta(description="Seconds of expected wait above which a worker gets no more tickets.")] = (
+        30.0
+    )
+    target_queue_time: Annotated[float, Meta(description="Seconds of wait the scaler aims to stay under.")] = 5.0
 
     def inactivity_timeout_s(self) -> float | None:
         """Seconds of silence before the hot pool may go to zero; None means never."""
@@ -65,19 +80,67 @@ class ScalingSettings(Record, frozen=True, kw_only=True):
         return tuple(found)
 
 
-DEFAULT_INACTIVITY_TIMEOUT_S = 60.0
-MAX_WORKERS_LIMIT = 10_000
+class Schedule(Record, frozen=True, kw_only=True):
+    """A floor by the calendar: from each moment of `cron`, for `lasts_s`, at least `hot_min` hot workers. `schedules` knows when
+    that is.
+    """
+
+    cron: str  #: five fields: minute, hour, day of month, month, day of week
+    lasts_s: float  #: from each moment of cron, a week at most
+    hot_min: int  #: hot workers there are at least, started early enough to be ready when it begins
+    time_zone: str = "UTC"  #: a name of the tz database, such as Europe/Berlin
+
+
+class Override(Record, frozen=True, kw_only=True):
+    """A person's word over the engine's, with owner and end. Limits of the settings stay law."""
+
+    owner: str  #: name of the API key that said so
+    expires_at: float  #: unix seconds, 30 days from now at most
+    hot_min: int | None = None  #: at least so many hot workers
+    hot_max: int | None = None  #: at most so many
+    reason: str = ""  #: why, for whoever wonders
+    set_at: float = 0.0
+
+    def says(self) -> str:
+        """What it asks for, in words."""
+        if self.hot_min is not None and self.hot_min == self.hot_max:
+            return f"exactly {self.hot_min} hot"
+        floor = [] if self.hot_min is None else [f"at least {self.hot_min} hot"]
+        ceiling = [] if self.hot_max is None else [f"at most {self.hot_max} hot"]
+        return " and ".join(floor + ceiling)
+
+    def problems(self, settings: ScalingSettings, now: float) -> tuple[str, ...]:
+        """Why it cannot be, each as one sentence for the user; `now` unix s."""
+        found = []
+        if self.hot_min is None and self.hot_max is None:
+            found.append("an override needs hot_min or hot_max, or both")
+        found += [
+            f"{name} must be at least 0"
+            for name in ("hot_min", "hot_max")
+            if getattr(self, name) is not None and getattr(self, name) < 0
+        ]
+        if self.hot_min is not None and self.hot_max is not None and self.hot_min > self.hot_max:
+            found.append(f"hot_min ({self.hot_min}) is more than hot_max ({self.hot_max})")
+        if self.hot_min is not None and self.hot_min > settings.max_workers:
+            found.append(f"hot_min ({self.hot_min}) is more than max_workers ({settings.max_workers})")
+        if not now < self.expires_at <= now + MAX_OVERRIDE_S:
+            found.append(f"an override must end between now and {MAX_OVERRIDE_S / 86400:.0f} days from now")
+        return tuple(found)
+
+
+#: A word that is to hold for longer than this is a setting or a schedule.
+MAX_OVERRIDE_S = 30 * 86400.0
 
 
 class Template(Record, frozen=True, kw_only=True):
     """What runs on a worker. Frozen into the group that uses it, so a revision is reproducible."""
 
-    name: str
+    name: str  #: letters, digits, _ and -
     command: tuple[str, ...] = ()  #: argv; {WORKER_PORT} and the like are expanded from the worker's environment
-    env: dict[str, str] = {}
+    env: dict[str, str] = {}  #: environment of the worker
     image: str = ""  #: for providers that run containers
     cwd: str = ""  #: working directory for local processes
-    disk_gb: float = 0.0
+    disk_gb: float = 0.0  #: for providers that rent disks
     gpus: int = 0  #: GPUs per worker; 0: none needed
     slots: int = 0  #: requests a worker serves at once, where it does not say so itself (Vast's PyWorker); 0: one
     start_timeout_s: float = 600.0  #: from launch to ready; after it: cause "hang"
@@ -89,14 +152,15 @@ class WorkerGroup(Record, frozen=True, kw_only=True):
 
     id: GroupId
     template: Template
-    name: str = ""
-    provider: str = "process"
+    name: str = ""  #: unique in its endpoint
+    provider: str = "process"  #: where its machines come from; external: people bring them
     search_params: str = ""  #: Vast's query string; which hardware
-    launch_args: str = ""
+    launch_args: str = ""  #: for the provider, when it creates a machine
     weight: float = 1.0  #: share of the traffic among groups of one tier
     tier: int = 0  #: overflow order; lower first
     gpu_ram: float | None = None  #: GB
-    price_cap_usd_per_hour: float | None = None
+    price_cap_usd_per_hour: float | None = None  #: nothing dearer is rented
+    usd_per_hour: float | None = None  #: what a hot worker costs, where you know better than its provider (your own machines)
     expected_perf: float | None = None  #: work units per second before any benchmark is known
     revision: int = 1
     oldest_revision: int = 0  #: workers older than this make way for new ones; 0: all that are not of `revision`
@@ -117,6 +181,8 @@ class EndpointRecord(Record, frozen=True, kw_only=True):
     changed_at: float = 0.0
     revision: int = 1  #: counts changes
     key_version: int = 1  #: raises when the endpoint's own API key is rotated
+    schedules: tuple[Schedule, ...] = ()
+    override: Override | None = None  #: over when its time is, whether it still stands here or not
 
     def group(self, group_id: GroupId) -> WorkerGroup | None:
         return next((group for group in self.groups if group.id == group_id), None)
@@ -198,6 +264,7 @@ class WorkerRecord(Record, frozen=True, kw_only=True):
     gpu_name: str = ""
     num_gpus: int = 0
     usd_per_hour: float = 0.0
+    storage_usd_per_hour: float = 0.0
     reliability: float = 1.0
     version: str = ""  #: PyWorker's version
     protocol: int = 1

@@ -56,6 +56,8 @@ class Heartbeat(msgspec.Struct, frozen=True, kw_only=True):
     unauthorized_total: int = 0  #: refused for a bad ticket; never counted as load
     served_units_total: float = 0.0  #: work units finished well
     busy_s_total: float = 0.0  #: seconds with at least one request at the model
+    queue_s_total: float = 0.0  #: seconds that requests waited here, over all that reached the model
+    service_s_total: float = 0.0  #: seconds that requests were at the model, over all that finished well
     model_load_s: float | None = None  #: from process start to the model's first good health answer
     bench_s: float | None = None
     failure: Failure | None = None

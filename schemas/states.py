@@ -56,6 +56,14 @@ COMING = frozenset(
 )
 #: Hot: serving or coming.
 HOT = COMING | {WorkerState.READY}
+#: The machine runs, and costs its hot price.
+BILLED = frozenset(WorkerState) - {
+    WorkerState.PENDING,
+    WorkerState.CREATING,
+    WorkerState.STOPPED,
+    WorkerState.DESTROYING,
+    WorkerState.GONE,
+}
 #: States a worker itself may claim in a heartbeat.
 SELF_REPORTED = frozenset(
     {

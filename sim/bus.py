@@ -113,6 +113,8 @@ class MemoryBus:
         on_message: Callable[[str, bytes, int], None],
         *,
         since_at: float | None = None,
+        room: Callable[[], Awaitable[None]] | None = None,
+        caught_up: Callable[[], None] | None = None,
     ) -> None:
         source = self._broker.stream(stream)
         last = source.last_seq if since_at is None else 0
@@ -130,6 +132,10 @@ class MemoryBus:
                     last = stored.seq
                     if (since_at is None or stored.at >= since_at) and any(matches(one, stored.subject) for one in subjects):
                         on_message(stored.subject, stored.data, stored.seq)
+                        if room is not None:
+                            await room()
+                if caught_up is not None and self.connected:
+                    caught_up()
                 await news.wait()
                 await asyncio.sleep(self._broker.weather.delay())
         finally:

@@ -42,6 +42,7 @@ async def current(admin: Admin, wanted: Manifest) -> Current:
             settings=msgspec.convert({name: shown[name] for name in _SETTINGS if name in shown}, records.ScalingSettings),
             state=states.EndpointState(shown["endpoint_state"]),
             groups=own,
+            schedules=msgspec.convert(shown.get("schedules", ()), tuple[records.Schedule, ...]),
         )
     found = Current(templates=templates, endpoints=endpoints)
     missing = missing_templates(wanted, found)
@@ -82,7 +83,8 @@ async def carry_out(admin: Admin, wanted: Manifest, steps: tuple[Step, ...], don
 
 
 async def _endpoint(admin: Admin, spec: EndpointSpec, step: Step) -> None:
-    values = {**msgspec.to_builtins(spec.settings), "endpoint_state": str(spec.state)}
+    planned = msgspec.to_builtins(spec.schedules)
+    values = {**msgspec.to_builtins(spec.settings), "endpoint_state": str(spec.state), "schedules": planned}
     if step.verb == "create":
         await admin.create_endpoint(spec.name, _given(values))
     else:

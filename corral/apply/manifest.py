@@ -5,6 +5,8 @@ name: smollm                        name: smollm
 command: [python, worker.py]        min_load: 0            # every scaling parameter, under Vast's names
 env: {MODEL: smollm2}               max_workers: 3
 cwd: .                              state: active
+                                    schedules:             # floors by the calendar
+                                      - {cron: "0 8 * * 1-5", lasts_s: 36000, hot_min: 2, time_zone: Europe/Berlin}
                                     groups:
                                       - {name: cpu, template: smollm, provider: process, weight: 1, tier: 0}
 """
@@ -20,7 +22,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from corral.wire import ids, records, states
+from corral.wire import ids, records, schedules, states
 
 from .lines import Document, Path, documents
 
@@ -28,6 +30,7 @@ T = TypeVar("T")
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._-]{0,127}")
 _AT = re.compile(r"^(?P<what>.*?)(?: - at `\$(?P<path>[^`]*)`)?$", re.DOTALL)
+_WHICH = re.compile(r"schedules\[(\d+)\]")
 _STEP = re.compile(r"\.([A-Za-z_][A-Za-z0-9_]*)|\[(\d+)\]|\[\.\.\.\]")
 _SETTINGS = frozenset(field.name for field in msgspec.structs.fields(records.ScalingSettings))
 _TEMPLATE = frozenset(field.name for field in msgspec.structs.fields(records.Template))
@@ -45,10 +48,12 @@ class GroupSpec(msgspec.Struct, frozen=True, kw_only=True):
     launch_args: str = ""
     gpu_ram: float | None = None
     price_cap_usd_per_hour: float | None = None
+    usd_per_hour: float | None = None
     expected_perf: float | None = None
 
 
 _GROUP = frozenset(field.name for field in msgspec.structs.fields(GroupSpec))
+_SCHEDULE = frozenset(field.name for field in msgspec.structs.fields(records.Schedule))
 
 
 class EndpointSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,6 +61,7 @@ class EndpointSpec(msgspec.Struct, frozen=True, kw_only=True):
     settings: records.ScalingSettings
     state: states.EndpointState
     groups: tuple[GroupSpec, ...]
+    schedules: tuple[records.Schedule, ...] = ()
 
 
 class Manifest(msgspec.Struct, frozen=True):
@@ -135,7 +141,7 @@ def _env(document: Document, env: Any, environ: Mapping[str, str]) -> dict[str, 
 
 
 def _endpoint(document: Document, fields: dict[str, Any]) -> EndpointSpec:
-    _known(document, fields, _SETTINGS | {"name", "state", "groups", "min_workers"}, ())
+    _known(document, fields, _SETTINGS | {"name", "state", "groups", "schedules", "min_workers"}, ())
     name = _name(document, fields)
     if "min_workers" in fields:
         if "cold_workers" in fields:
@@ -161,7 +167,29 @@ def _endpoint(document: Document, fields: dict[str, Any]) -> EndpointSpec:
         if not 0 <= spec.weight < float("inf"):
             raise document.error("weight must be a finite number of at least 0", (*path, "weight"))
         specs[spec.name] = spec
-    return EndpointSpec(name=name, settings=settings, state=state, groups=tuple(specs.values()))
+    return EndpointSpec(
+        name=name,
+        settings=settings,
+        state=state,
+        groups=tuple(specs.values()),
+        schedules=_schedules(document, fields.get("schedules") or [], settings),
+    )
+
+
+def _schedules(document: Document, given: Any, settings: records.ScalingSettings) -> tuple[records.Schedule, ...]:
+    if not isinstance(given, list):
+        raise document.error("schedules must be a list", ("schedules",), "begin each schedule with `- cron: ...`")
+    found = []
+    for index, schedule in enumerate(given):
+        path: Path = ("schedules", index)
+        if not isinstance(schedule, dict):
+            raise document.error("a schedule must be fields with values", path)
+        _known(document, schedule, _SCHEDULE, path)
+        found.append(_convert(document, schedule, records.Schedule, path))
+    for problem in schedules.problems(found, settings):
+        match = _WHICH.match(problem)
+        raise document.error(problem, ("schedules", int(match[1])) if match is not None else ("schedules",))
+    return tuple(found)
 
 
 def _name(document: Document, fields: Mapping[str, Any]) -> str:

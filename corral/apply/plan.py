@@ -33,6 +33,7 @@ class CurrentEndpoint(msgspec.Struct, frozen=True, kw_only=True):
     settings: records.ScalingSettings
     state: states.EndpointState
     groups: tuple[CurrentGroup, ...] = ()
+    schedules: tuple[records.Schedule, ...] = ()
 
 
 class Current(msgspec.Struct, frozen=True, kw_only=True):
@@ -90,6 +91,8 @@ def _template(wanted: records.Template, now: records.Template | None) -> Step:
 
 def _endpoint(wanted: EndpointSpec, now: CurrentEndpoint | None) -> Step:
     changes = differences(now.settings if now else None, wanted.settings, defaults=records.ScalingSettings())
+    if wanted.schedules != (now.schedules if now else ()):
+        changes += (Change("schedules", now.schedules if now else None, wanted.schedules),)
     if now is None:
         if wanted.state is not states.EndpointState.ACTIVE:
             changes += (Change("state", None, str(wanted.state)),)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from . import apply, call, doctor, endpoint, events, group, key, worker
+from . import apply, call, doctor, endpoint, events, explain, group, key, replay, worker
 from . import up as up_commands
 
 #: Vast writes --min_load where we write --min-load: both are understood, everywhere.
@@ -20,7 +20,7 @@ app = typer.Typer(
     epilog="Where is the control plane? --url, else CORRAL_URL, else the `corral up` of the data directory. The key likewise.",
 )
 
-for part in (up_commands, apply, endpoint, group, worker, call, events, key, doctor):
+for part in (up_commands, apply, endpoint, group, worker, call, events, explain, replay, key, doctor):
     part.add(app)
 
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import time
 from typing import Annotated, Any
 
+import msgspec
 import typer
 
 from corral.errors import ConfigError
-from corral.wire import states
+from corral.wire import records, schedules, states
 
 from . import settings_options, show
 from .command import Session, command
+from .times import shown, span_s
 
 Name = Annotated[str, typer.Argument(help="The endpoint's name.", show_default=False)]
 _COLUMNS = {
@@ -35,6 +38,7 @@ def add(app: typer.Typer) -> None:
     command(nouns, "pause")(pause)
     command(nouns, "stop")(stop)
     command(nouns, "resume")(resume)
+    command(nouns, "override")(override)
     app.add_typer(nouns, name="endpoint")
     app.add_typer(nouns, name="endpoints", hidden=True)
 
@@ -68,6 +72,7 @@ async def get(session: Session, name: Name) -> None:
             **{key: endpoint.get(key, "unset") for key in settings_options.names()},
             "revision": endpoint.get("revision"),
             "created": show.ago(endpoint.get("created_at")),
+            **_people_said(endpoint),
         }
     )
     for group in groups:
@@ -129,6 +134,61 @@ async def stop(session: Session, name: Name) -> None:
 async def resume(session: Session, name: Name) -> None:
     """Active again after pause or stop."""
     await _to(session, name, "active", "it serves and scales again")
+
+
+async def override(
+    session: Session,
+    name: Name,
+    hot_min: Annotated[int | None, typer.Option("--min", min=0, help="At least so many hot workers.")] = None,
+    hot_max: Annotated[int | None, typer.Option("--max", min=0, help="At most so many hot workers.")] = None,
+    lasts: Annotated[str, typer.Option("--for", help="How long: 30m, 2h, 1d. It always ends.")] = "1h",
+    reason: Annotated[str, typer.Option(help="Why; shown to everybody who asks.")] = "",
+    *,
+    clear: Annotated[bool, typer.Option("--clear", help="End the one that holds.")] = False,
+) -> None:
+    """For a while, say yourself how many workers are hot. Limits of the settings stay law; a new one replaces the one before."""
+    admin = (await session.corral()).admin
+    if clear:
+        if hot_min is not None or hot_max is not None:
+            raise ConfigError("--clear goes without --min and --max", "clear it, or set another that replaces it")
+        held = await admin.clear_override(name)
+        session.show.done(
+            f"endpoint {name}: " + (f"the override of {held['owner']} is over" if held else "no override held"), cleared=held
+        )
+        return
+    if hot_min is None and hot_max is None:
+        raise ConfigError("nothing to override was given", "say --min N, --max N or both; --clear ends the one that holds")
+    if not reason.strip():
+        raise ConfigError("an override needs a reason", '--reason "launch day"; whoever wonders tonight will read it')
+    fields = {"hot_min": hot_min, "hot_max": hot_max, "for_s": span_s(lasts), "reason": reason}
+    held = await admin.override(name, fields)
+    words = msgspec.convert(held, records.Override).says()
+    session.show.done(f"endpoint {name}: {words} until {shown(held['expires_at'])}", override=held)
+
+
+def _people_said(endpoint: dict[str, Any]) -> dict[str, str]:
+    """Schedules and the override, in words."""
+    found = {}
+    for number, given in enumerate(endpoint.get("schedules", ())):
+        schedule = msgspec.convert(given, records.Schedule)
+        text = f"at least {schedule.hot_min} hot for {show.seconds(schedule.lasts_s)} from {schedule.cron} ({schedule.time_zone})"
+        found["schedules" if number == 0 else f"schedules {number + 1}"] = f"{text}; {_when(schedule)}"
+    if "override" in endpoint:
+        held = msgspec.convert(endpoint["override"], records.Override)
+        found["override"] = f"{held.says()}, by {held.owner}, until {shown(held.expires_at)}: {held.reason}"
+    return found
+
+
+def _when(schedule: records.Schedule) -> str:
+    """By the clock of this machine."""
+    now = time.time()
+    try:
+        span = schedules.span(schedule, now)
+    except schedules.ScheduleError as error:
+        return str(error)
+    if span is None:
+        return "never"
+    return f"holds until {shown(span.end_at)}" if span.holds(now) else f"next {shown(span.begin_at)}"
 
 
 async def _to(session: Session, name: str, state: str, what: str) -> None:

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from typing import Annotated
 
 import msgspec
 import typer
 
-from corral.errors import ConfigError
 from corral.wire import codec
 
 from . import told
 from .command import Session, command
-
-_SPAN = re.compile(r"(\d+(?:\.\d+)?)\s*([smhd]?)")
-_UNIT_S = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
+from .times import span_s
 
 
 def add(app: typer.Typer) -> None:
@@ -42,11 +38,3 @@ async def tail(
             session.show.json_line(msgspec.Raw(event.raw))
         else:
             session.show.json_line(event)
-
-
-def span_s(text: str) -> float:
-    """Seconds of `90`, `15m`, `2h`, `1d`. Raises ConfigError."""
-    match = _SPAN.fullmatch(text.strip())
-    if match is None:
-        raise ConfigError(f"not a span of time: {text!r}", "it looks like 90, 15m, 2h or 1d")
-    return float(match[1]) * _UNIT_S[match[2]]

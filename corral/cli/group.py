@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from rich.text import Text
 
-from . import show
+from . import compare, show
 from .command import Session, command
+from .times import span_s
 
 _COLUMNS = {
     "ID": "id",
@@ -18,6 +20,7 @@ _COLUMNS = {
     "WEIGHT": "weight",
     "TIER": "tier",
     "REVISION": "revision",
+    "HALTED": "halt",
 }
 _TEMPLATE_COLUMNS = {"NAME": "name", "COMMAND": "runs", "IMAGE": "image", "GPUS": "gpus"}
 Endpoint = Annotated[str | None, typer.Option("--endpoint", "-e", help="Only of this endpoint.")]
@@ -28,6 +31,8 @@ def add(app: typer.Typer) -> None:
     command(groups, "list", aliases=("ls",))(list_all)
     command(groups, "get", aliases=("show",))(get)
     command(groups, "update", aliases=("roll",))(update)
+    command(groups, "compare")(compare_groups)
+    command(groups, "resume")(resume)
     command(groups, "delete", aliases=("rm",))(delete)
     app.add_typer(groups, name="group")
     app.add_typer(groups, name="groups", hidden=True)
@@ -42,16 +47,59 @@ def add(app: typer.Typer) -> None:
 async def list_all(session: Session, endpoint: Endpoint = None) -> None:
     """Worker groups of all endpoints."""
     found = await (await session.corral()).admin.groups(endpoint)
-    session.show.table([{**group, "of": group["template"]["name"]} for group in found], _COLUMNS, raw=found)
+    rows = [{**group, "of": group["template"]["name"], "halt": group.get("halted", {}).get("cause", "")} for group in found]
+    session.show.table(rows, _COLUMNS, raw=found)
 
 
 async def get(session: Session, group_id: Annotated[int, typer.Argument(help="The group's number.", show_default=False)]) -> None:
-    """One group, with the template that is frozen into it."""
+    """One group, with the template that is frozen into it, and what it is halted for."""
     group = await (await session.corral()).admin.group(group_id)
-    told = {key: value for key, value in group.items() if key not in {"template", "search_query"}}
+    told = {key: value for key, value in group.items() if key not in {"template", "search_query", "halted"}}
     template = group["template"]
     told |= {"template": template["name"], "command": " ".join(template["command"]), "created_at": show.ago(group["created_at"])}
+    if "halted" in group:
+        told["halted"] = Text(halted(group["halted"]), style="bold red")
     session.show.record(told, raw=group)
+    if "halted" in group:
+        session.show.note(f"nothing more is bought for it; mend the template, or `corral group resume {group_id}` tries again")
+
+
+async def compare_groups(
+    session: Session,
+    endpoint: Annotated[str, typer.Argument(help="The endpoint's name.", show_default=False)],
+    groups: Annotated[list[str] | None, typer.Argument(help="Only these groups, by name or number.", show_default=False)] = None,
+    since: Annotated[str, typer.Option(help="Over the last 90, 15m, 2h; at most 1d.")] = "1h",
+) -> None:
+    """Groups side by side: speed, price, what a unit of work cost, waits, errors, starts."""
+    found = await (await session.corral()).admin.compare(endpoint, span_s(since))
+    chosen = compare.chosen(found["groups"], groups or ())
+    if session.show.as_json:
+        session.show.json({**found, "groups": chosen})
+        return
+    columns = {"": "what"} | {f"{group['name'] or 'group'} (#{group['id']})": str(group["id"]) for group in chosen}
+    session.show.table(compare.rows(chosen), columns, empty=f"endpoint {endpoint} has no worker group")
+    session.show.note(
+        f"routed and waits for a worker: as router {found['router']} saw them; the rest holds for all routers. "
+        f"Counted since {show.ago(min((group['since_at'] for group in chosen), default=found['at']))}."
+    )
+
+
+async def resume(
+    session: Session,
+    group_id: Annotated[int, typer.Argument(help="The group's number.", show_default=False)],
+    reason: Annotated[str, typer.Option(help="Why it should work now.")] = "",
+) -> None:
+    """Close the breaker of a halted group: it is tried again."""
+    was = await (await session.corral()).admin.resume_group(group_id, reason)
+    words = f"it was halted: {halted(was)}" if was else "it was not known to be halted; failed starts are forgotten"
+    session.show.done(f"group {group_id} is tried again; {words}", was_halted=was)
+
+
+def halted(halt: dict[str, Any]) -> str:
+    """An open breaker in words."""
+    phase = f" in phase {halt['phase']}" if halt.get("phase") else ""
+    cost = f"${halt['cost_usd']:.2f} spent on them"
+    return f"{show.ago(halt['since_at'])}, after {halt['failures']} failed starts in a row, {cost}: {halt['cause']}{phase}: {halt['message']}"
 
 
 async def update(

@@ -62,6 +62,13 @@ def what(event: events.AnyEvent) -> str:
             return f"{event.failure.cause}: {event.failure.message}"
         case events.WorkerDrained():
             return f"waited {event.waited_s:.1f} s, {event.inflight} in flight"
+        case events.EndpointChanged() if event.reason:
+            return f"{', '.join(event.changed)}: {event.reason}"
+        case events.GroupHalted():
+            failure, cost = event.failure, f"${event.cost_usd:.2f}"
+            return f"group {event.group_id}: {event.failures} failed starts in a row, {cost}: {failure.cause}: {failure.message}"
+        case events.GroupResumed():
+            return f"group {event.group_id}, by {event.by}" + (f": {event.reason}" if event.reason else "")
         case events.DemandWaiting():
             return f"{event.waiting} waiting, {event.units:g} units"
         case _:

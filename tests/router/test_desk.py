@@ -9,10 +9,11 @@ from router import waiting
 from router.choose import expected_wait_s
 from router.complaints import BENCH_AFTER, BENCH_S, hold_s
 from router.desk import BIND_AHEAD_S, LAST_RESORT_S
+from schemas import events
 from schemas.reasons import Cause
 from schemas.records import Failure
 from schemas.states import EndpointState, WorkerState
-from tests.router.fleets import Board, endpoint, record
+from tests.router.fleets import EP, Board, endpoint, record
 
 
 @given(
@@ -231,12 +232,27 @@ def _failing(board, cause):
 def test_a_halted_group_is_why():
     board = Board({}, {})
     request, _ = board.ask()
-    board.halted(1, halted=True)
-    assert waiting.why(board.the, request, 0.0, board.halted_groups).reason == "no_worker"  # the other group may still start
-    board.halted(2, halted=True)
-    assert waiting.why(board.the, request, 0.0, board.halted_groups).reason == "halted"
-    board.halted(1, halted=False)
-    assert waiting.why(board.the, request, 0.0, board.halted_groups).reason == "no_worker"
+    board.halted(halted(1))
+    assert waiting.why(board.the, request, 0.0, board.halts).reason == "no_worker"  # the other group may still start
+    board.halted(halted(2))
+    assert waiting.why(board.the, request, 0.0, board.halts).reason == "halted"
+    board.halted(events.GroupResumed(id="r", at=3.0, endpoint_id=EP, group_id=1))
+    assert waiting.why(board.the, request, 0.0, board.halts).reason == "no_worker"
+
+
+def halted(group, at=1.0, **more):
+    more = {"revision": 1, "failures": 3, "cost_usd": 0.5, "failure": Failure(cause=Cause.MODEL_OOM, message="no room")} | more
+    return events.GroupHalted(id=f"h{at}", at=at, endpoint_id=EP, group_id=group, **more)
+
+
+def test_a_halt_that_goes_on_to_cost_is_the_same_halt_and_another_revisions_is_not():
+    board = Board({}, {})
+    board.halted(halted(1, at=1.0))
+    board.halted(halted(1, at=5.0, failures=4, cost_usd=0.8))
+    halt = board.halts[1]
+    assert (halt.since_at, halt.failures, halt.cost_usd, halt.cause) == (1.0, 4, 0.8, Cause.MODEL_OOM)
+    board.halted(halted(1, at=9.0, revision=2))
+    assert (board.halts[1].since_at, board.halts[1].cost_usd) == (9.0, 0.5)
 
 
 @pytest.mark.parametrize(

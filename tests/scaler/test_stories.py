@@ -1,9 +1,9 @@
 """The scaler's day, told in virtual time over the pure core."""
 
 from scaler import observations
-from scaler.types import Override, Policy, Telemetry
+from scaler.types import Policy, Telemetry
 from schemas.reasons import Cause, Why
-from schemas.records import Failure
+from schemas.records import Failure, Override
 from schemas.states import WorkerState
 from tests.scaler.story import EP, G1, G2, T0, Activity, Story, group
 
@@ -253,11 +253,7 @@ def test_a_rollout_that_is_cancelled_keeps_who_is_left_and_can_go_on_later():
 def test_an_override_has_an_owner_and_an_end():
     # dynamo 4420: a manual change fights the planner for ever.
     story = Story(create_s=10)
-    story.fold(
-        observations.OverridesSet(
-            at=story.now, overrides=(Override(owner="ada", expires_at=T0 + 300, hot_min=3, reason="launch day"),)
-        )
-    )
+    story.changes(override=Override(owner="ada", expires_at=T0 + 300, hot_min=3, reason="launch day"))
     story.until(100)
     assert story.ready == 3
     manual = next(d for d in story.decisions if d.why is Why.MANUAL)

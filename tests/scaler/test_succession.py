@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from runtime.bus import Bus
-from scaler import memory, replay
+from scaler import audit, memory
 from schemas import codec, events, subjects
 from schemas.commands import CreateWorker
 from schemas.states import WorkerState
@@ -144,7 +144,7 @@ async def test_two_scalers_and_one_leads(house, scaler_bus):
     states = [record.state for _, record in house.record_history[begun:] if record is not None]
     assert not {WorkerState.ERROR, WorkerState.DRAINING, WorkerState.DESTROYING} & set(states), "a new leader disturbs nobody"
     decisions = house.of(events.Decided)
-    assert replay.verify_chain(decisions) is None, "the chain goes on over the change of leader"
+    assert audit.first_wrong(decisions) is None, "the chain goes on over the change of leader"
     assert len({event.epoch for event in decisions}) == 2
 
 
