@@ -109,17 +109,14 @@ async def worker(house: House) -> Worker:
 
 
 async def test_a_report_is_a_heartbeat_at_once_and_again_each_second(worker: Worker):
-    began = time.monotonic()
     await worker.reports(cur_load=8.0, num_requests_working=1, num_requests_recieved=1)
-    await until(lambda: worker.beats)
-    assert time.monotonic() - began < 0.9, "not only with the next tick"
     await until(lambda: len(worker.beats) >= 3)
-    assert 1.5 < time.monotonic() - began < 4.5
-    first, second, *_ = worker.beats
+    first, second, third, *_ = worker.beats
     assert (first.state, first.perf, first.slots, first.load, first.inflight) == (WorkerState.READY, 200.0, 4, 8.0, 1)
     assert (first.url, first.via) == (worker.instance.url, worker.house.router.bus.name)
     assert second.boot == first.boot and second.seq > first.seq
-    assert first.age_s < 0.5 < second.age_s
+    assert first.age_s < 0.9, "not only with the next tick"
+    assert first.age_s + 0.9 < second.age_s < third.age_s - 0.9, "a second apart, on the same ground"
 
 
 async def test_it_is_routed_to_with_vasts_signature_and_clients_are_told_its_form(worker: Worker):
