@@ -64,8 +64,9 @@ unit: $(DEV_STAMP) ## the tests alone; ARGS="-k ticket" picks some
 format: $(DEV_STAMP) ## format and fix what ruff can
 	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .
 
-schemas: $(STAMP) ## write schemas/generated (JSON Schema, AsyncAPI) from the structs
+schemas: $(STAMP) ## write schemas/generated (JSON Schema, AsyncAPI) and docs/parameters.md from the structs
 	@$(BIN)/python -m schemas.generate
+	@$(BIN)/python docs/generate.py
 
 bench-route: $(DEV_STAMP) ## what a signed route costs beside a bare aiohttp reply
 	@$(BIN)/python -m bench.route $(ARGS)

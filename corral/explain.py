@@ -19,8 +19,9 @@ class Seen(msgspec.Struct, frozen=True, kw_only=True):
     value: float | None  #: None: nothing was known
     unit: str = ""
     age_s: float | None = None
-    before: float | None = None  #: at the decision before; None: not known, or not looked at
+    before: float | None = None  #: at the decision before
     changed: bool = False
+    is_new: bool = False  #: the decision before did not look at it
 
 
 class Explanation(msgspec.Struct, frozen=True, kw_only=True):
@@ -96,6 +97,7 @@ def _seen(event: events.Decided, before: events.Decided | None) -> tuple[Seen, .
             age_s=read.age_s,
             before=earlier.get(read.name),
             changed=before is not None and (read.name not in earlier or earlier[read.name] != read.value),
+            is_new=before is not None and read.name not in earlier,
         )
         for read in event.inputs
     )

@@ -104,7 +104,12 @@ class EventAdmin:
         behind = Behind()
         tail = asyncio.create_task(
             self._bus.tail(
-                subjects.STREAM_EVENTS, [subject], behind.add, since_at=since, room=behind.room, caught_up=behind.caught_up
+                subjects.STREAM_EVENTS,
+                [subject],
+                behind.add,
+                since_at=since,
+                room=behind.room,
+                caught_up=None if follow else behind.caught_up,
             ),
             name="tail of events",
         )
@@ -164,7 +169,7 @@ class EventAdmin:
 
 async def _pass_on(behind: Behind, tail: asyncio.Task[None], response: web.StreamResponse, *, follow: bool) -> bool:
     """Write what comes until the reader leaves or, without `follow`, until all that was there is written; False when it could not
-    be read to its end.
+    be read to its end. A reader who follows is told every KEEPALIVE_S that it is still heard, also where nothing happens.
     """
     silent_s = 0.0
     while True:
@@ -178,10 +183,9 @@ async def _pass_on(behind: Behind, tail: asyncio.Task[None], response: web.Strea
             await response.write(b": still here\n\n")
             continue
         silent_s = 0.0
-        if events:
-            await response.write(events)
-        elif not follow:
+        if not events:
             return True
+        await response.write(events)
 
 
 def _kind(text: str) -> str:

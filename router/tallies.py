@@ -112,19 +112,35 @@ class Tally:
         sums.waits[bisect_left(WAIT_BOUNDS_S, waited_s)] += 1
 
     def heard(self, before: Pulse | None, pulse: Pulse, now: float) -> None:
-        """One of its workers spoke. Of one that was not heard before nobody knows since when its totals run."""
+        """One of its workers spoke. Of one that was not heard before nobody knows since when its totals run; within one boot they only
+        grow.
+        """
         if before is None:
             return
         sums = self.now(now)
-        counted = 0 if before.boot != pulse.boot else 1  # one that began anew while we listened has counted nothing before
-        sums.requests += max(0, pulse.requests_total - counted * before.requests_total)
-        sums.served += max(0, pulse.served_total - counted * before.served_total)
-        sums.failed += max(0, pulse.failed_total - counted * before.failed_total)
-        sums.cancelled += max(0, pulse.cancelled_total - counted * before.cancelled_total)
-        sums.rejected += max(0, pulse.rejected_total - counted * before.rejected_total)
-        sums.served_units += max(0.0, pulse.served_units_total - counted * before.served_units_total)
-        sums.queue_s += max(0.0, pulse.queue_s_total - counted * before.queue_s_total)
-        sums.service_s += max(0.0, pulse.service_s_total - counted * before.service_s_total)
+        if before.boot != pulse.boot:  # it began anew while we listened: all of it is new
+            sums.requests += pulse.requests_total
+            sums.served += pulse.served_total
+            sums.failed += pulse.failed_total
+            sums.cancelled += pulse.cancelled_total
+            sums.rejected += pulse.rejected_total
+            sums.served_units += pulse.served_units_total
+            sums.queue_s += pulse.queue_s_total
+            sums.service_s += pulse.service_s_total
+            return
+        if pulse.requests_total != before.requests_total or pulse.rejected_total != before.rejected_total:
+            sums.requests += pulse.requests_total - before.requests_total
+            sums.rejected += pulse.rejected_total - before.rejected_total
+        if pulse.queue_s_total != before.queue_s_total:
+            sums.queue_s += pulse.queue_s_total - before.queue_s_total
+        if pulse.served_total != before.served_total:
+            sums.served += pulse.served_total - before.served_total
+            sums.served_units += pulse.served_units_total - before.served_units_total
+            sums.service_s += pulse.service_s_total - before.service_s_total
+        if pulse.failed_total != before.failed_total:
+            sums.failed += pulse.failed_total - before.failed_total
+        if pulse.cancelled_total != before.cancelled_total:
+            sums.cancelled += pulse.cancelled_total - before.cancelled_total
 
     def over(self, since: float, now: float) -> tuple[Sums, float]:
         """(sums, since when they run): from the begin of the minute or quarter that holds `since`, as far as it was counted."""

@@ -18,17 +18,17 @@ class ScalerSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     nats: NatsSettings = NatsSettings()
     health: HealthSettings = HealthSettings()
-    log_level: str = "info"
+    log_level: str = "info"  #: debug, info, warning or error
     name: str = ""  #: unique among the scalers; empty: the name in its NATS credentials
     tick_s: float = 2.0  #: how often each endpoint is looked at; whoever begins to wait is looked at at once
     leases: int = 1  #: how many scalers share the endpoints, each leading a part
     lease: int = 0  #: which part this one would lead: 0 .. leases - 1
-    engine: str = "reactive"
+    engine: str = "reactive"  #: which demand engine decides
     mode: Literal["active", "advisory"] = "active"  #: advisory: decisions are recorded, nothing is done
     ticket_ttl_s: float = DEFAULT_TTL_S  #: as the routers sign them; a drain waits it out
-    clock_skew_s: float = 5.0
+    clock_skew_s: float = 5.0  #: that clocks of routers and workers may differ by
     drain_deadline_s: float = 900.0  #: how long a draining worker's requests may go on before they are cut
-    command_ttl_s: float = 600.0
+    command_ttl_s: float = 600.0  #: a command that nobody carried out by then is dead
 
     def policy(self, installation: str) -> Policy:
         """The constants of the pure core."""

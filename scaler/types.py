@@ -278,8 +278,8 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     version: int = 1
     mode: Literal["active", "advisory"] = "active"  #: advisory: decisions are recorded, nothing is done
     installation: str = ""  #: salts worker ids, so two installations at one provider never share one
-    tick_s: float = 2.0
-    look_again_s: float = 2.0
+    tick_s: float = 2.0  #: how often each endpoint is looked at
+    look_again_s: float = 2.0  #: the same, as a decision says it; sooner where it knows of a moment
     # demand
     window_s: float = 60.0  #: load is averaged over this for going up
     calm_window_s: float = 300.0  #: and over this too for going down
@@ -296,21 +296,21 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     cold_least_s: float = 900.0  #: nobody is destroyed who went cold more recently than this
     # starting
     boot_guess_s: float = 30.0  #: from command to ready, before anything was learned
-    backoff_first_s: float = 5.0
-    backoff_max_s: float = 300.0
+    backoff_first_s: float = 5.0  #: no start so long after a failed one; doubles with each ...
+    backoff_max_s: float = 300.0  #: ... up to this
     breaker_failures: int = 3  #: failed starts of one template revision in a row
     proven_after_s: float = 60.0  #: ready this long: the start was a success
     host_failures: int = 2  #: on one host, while the template works elsewhere
-    quarantine_s: float = 3600.0
+    quarantine_s: float = 3600.0  #: nothing is started on such a host for this long
     burst_workers: int = 64  #: started by one decision at most
     unsettled_workers: int = 256  #: starts whose effect is not seen yet, at most
     surge_workers: int = 1  #: above max_workers is never gone; of an old revision this many make way at once when it is full
     # ending
     lost_destroy_s: float = 30.0  #: lost for this long: destroyed
     ticket_ttl_s: float = 60.0  #: a ticket may arrive this long after it was signed
-    clock_skew_s: float = 5.0
-    drain_deadline_s: float = 900.0
-    command_ttl_s: float = 600.0
+    clock_skew_s: float = 5.0  #: that clocks of routers and workers may differ by
+    drain_deadline_s: float = 900.0  #: how long a draining worker's requests may go on before they are cut
+    command_ttl_s: float = 600.0  #: a command that nobody carried out by then is dead
     # talking
     hold_repeat_s: float = 300.0  #: an unchanged hold is recorded this often
 

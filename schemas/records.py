@@ -86,8 +86,8 @@ class Schedule(Record, frozen=True, kw_only=True):
     """
 
     cron: str  #: five fields: minute, hour, day of month, month, day of week
-    lasts_s: float
-    hot_min: int
+    lasts_s: float  #: from each moment of cron, a week at most
+    hot_min: int  #: hot workers there are at least, started early enough to be ready when it begins
     time_zone: str = "UTC"  #: a name of the tz database, such as Europe/Berlin
 
 
@@ -95,10 +95,10 @@ class Override(Record, frozen=True, kw_only=True):
     """A person's word over the engine's, with owner and end. Limits of the settings stay law."""
 
     owner: str  #: name of the API key that said so
-    expires_at: float
-    hot_min: int | None = None
-    hot_max: int | None = None
-    reason: str = ""
+    expires_at: float  #: unix seconds, 30 days from now at most
+    hot_min: int | None = None  #: at least so many hot workers
+    hot_max: int | None = None  #: at most so many
+    reason: str = ""  #: why, for whoever wonders
     set_at: float = 0.0
 
     def says(self) -> str:
@@ -135,12 +135,12 @@ MAX_OVERRIDE_S = 30 * 86400.0
 class Template(Record, frozen=True, kw_only=True):
     """What runs on a worker. Frozen into the group that uses it, so a revision is reproducible."""
 
-    name: str
+    name: str  #: letters, digits, _ and -
     command: tuple[str, ...] = ()  #: argv; {WORKER_PORT} and the like are expanded from the worker's environment
-    env: dict[str, str] = {}
+    env: dict[str, str] = {}  #: environment of the worker
     image: str = ""  #: for providers that run containers
     cwd: str = ""  #: working directory for local processes
-    disk_gb: float = 0.0
+    disk_gb: float = 0.0  #: for providers that rent disks
     gpus: int = 0  #: GPUs per worker; 0: none needed
     start_timeout_s: float = 600.0  #: from launch to ready; after it: cause "hang"
     stop_timeout_s: float = 10.0  #: from SIGTERM to SIGKILL
@@ -151,14 +151,14 @@ class WorkerGroup(Record, frozen=True, kw_only=True):
 
     id: GroupId
     template: Template
-    name: str = ""
-    provider: str = "process"
+    name: str = ""  #: unique in its endpoint
+    provider: str = "process"  #: where its machines come from; external: people bring them
     search_params: str = ""  #: Vast's query string; which hardware
-    launch_args: str = ""
+    launch_args: str = ""  #: for the provider, when it creates a machine
     weight: float = 1.0  #: share of the traffic among groups of one tier
     tier: int = 0  #: overflow order; lower first
     gpu_ram: float | None = None  #: GB
-    price_cap_usd_per_hour: float | None = None
+    price_cap_usd_per_hour: float | None = None  #: nothing dearer is rented
     usd_per_hour: float | None = None  #: what a hot worker costs, where you know better than its provider (your own machines)
     expected_perf: float | None = None  #: work units per second before any benchmark is known
     revision: int = 1

@@ -28,6 +28,7 @@ KEPT_TO = {
     "nkeys": {"runtime", "pyworker/link.py"},
     "cryptography": {"router/tickets.py", "pyworker/verify.py"},
     "nacl": {"router/tickets.py", "pyworker/verify.py"},
+    "cronsim": {"schemas/schedules.py"},
     "pynvml": {"provisioner", "pyworker/gpu.py"},
 }
 #: What a decision must not touch: clocks, chance, the network, the disk, the log.
@@ -50,14 +51,15 @@ PURE = [
     *(
         f"router/{name}.py"
         for name in (
-            "view liveness reservations choose pool shares hold requests complaints demand eta fleet desk waiting switchboard"
+            "view liveness reservations choose pool shares hold requests complaints demand eta fleet desk waiting switchboard "
+            "tallies halts compare"
         ).split()
     ),
     *(
         f"scaler/{name}.py"
         for name in (
             "types observations state window ageing traffic capacity learning roster scene groups shares victims reactive limits "
-            "plan decide deeds drain liveness lifecycle memory replay shards orders records news"
+            "calendar audit plan decide deeds drain liveness lifecycle memory replay shards orders records news"
         ).split()
     ),
     "scaler/engine",

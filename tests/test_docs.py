@@ -1,11 +1,14 @@
 """The docs say what is true."""
 
+import importlib.util
 import re
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from schemas.http import ErrorCode
+from schemas.records import ScalingSettings
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted(p for p in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/**/*.md")])
@@ -36,3 +39,28 @@ def test_every_make_target_that_is_mentioned_exists():
     for page in PAGES:
         for target in re.findall(r"(?:^|`)make ([a-z-]+)", page.read_text(), re.MULTILINE):
             assert target in targets, f"{page.name} mentions make {target}"
+
+
+def generator():
+    spec = importlib.util.spec_from_file_location("docs_generate", ROOT / "docs" / "generate.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_page_of_parameters_is_not_stale():
+    assert (ROOT / "docs/parameters.md").read_text() == generator().page(), (
+        "stale: run `make schemas` and commit docs/parameters.md"
+    )
+
+
+def test_every_parameter_that_people_set_has_its_default_and_a_meaning():
+    rows = {}
+    for line in generator().page().partition("## Of the scaler")[0].splitlines():
+        if line.startswith("| `"):
+            name, default, meaning = (cell.strip() for cell in line.strip("|").split("|"))
+            assert meaning, f"{name} says nothing"
+            rows[name.strip("`")] = default
+    for field in msgspec.structs.fields(ScalingSettings):
+        assert rows[field.name] == ("unset" if field.default is None else f"`{field.default:g}`")
+    assert {"cron", "hot_max", "usd_per_hour", "start_timeout_s"} <= rows.keys()

@@ -177,8 +177,14 @@ def _row(seen: Seen) -> dict[str, object]:
         "value": Text("no data" if seen.value is None else f"{seen.value:.6g}", style="bold" if seen.changed else ""),
         "unit": seen.unit,
         "age": "" if seen.age_s is None else show.seconds(seen.age_s),
-        "before": "" if not seen.changed else "no data" if seen.before is None else f"{seen.before:.6g}",
+        "before": _before(seen),
     }
+
+
+def _before(seen: Seen) -> str:
+    if not seen.changed:
+        return ""
+    return "not looked at" if seen.is_new else "no data" if seen.before is None else f"{seen.before:.6g}"
 
 
 def _moves(before: int, wanted: int) -> str:

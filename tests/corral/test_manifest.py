@@ -71,6 +71,15 @@ def test_min_workers_is_the_guides_name_for_cold_workers():
     assert read("kind: Endpoint\nname: e\nmin_workers: 2\n").endpoints[0].settings.cold_workers == 2
 
 
+SCHEDULED = "kind: Endpoint\nname: e\nmax_workers: 3\nschedules:\n- {}\n"
+
+
+def test_schedules():
+    text = SCHEDULED.format("{cron: 0 8 * * 1-5, lasts_s: 36000, hot_min: 2, time_zone: Europe/Berlin}")
+    [schedule] = read(text).endpoints[0].schedules
+    assert (schedule.cron, schedule.lasts_s, schedule.hot_min, schedule.time_zone) == ("0 8 * * 1-5", 36000, 2, "Europe/Berlin")
+
+
 @pytest.mark.parametrize(
     "text,line,words",
     [
@@ -90,6 +99,13 @@ def test_min_workers_is_the_guides_name_for_cold_workers():
         ("kind: Endpoint\nname: e\nmin_workers: 1\ncold_workers: 1\n", 3, ["the same parameter"]),
         ("kind: Endpoint\nname: e\nstate: asleep\n", 3, ["state", "asleep"]),
         ("kind: Endpoint\nname: e\nname: f\n", 3, ["'name' is given twice"]),
+        (SCHEDULED.format("{cron: '61 * * * *', lasts_s: 60, hot_min: 1}"), 5, ["schedules[0]", "bad minute"]),
+        (SCHEDULED.format("{cron: '0 8 * * *', lasts_s: 60, hot_min: 9}"), 5, ["hot_min (9) is more than max_workers (3)"]),
+        (SCHEDULED.format("{cron: '0 8 * * *', lasts_s: 60, hot_min: 1, timezone: UTC}"), 5, ["'timezone'", "'time_zone'?"]),
+        (SCHEDULED.format("{cron: '0 8 * * *', lasts_s: 60, hot_min: 1, time_zone: Mars}"), 5, ["unknown time zone 'Mars'"]),
+        (SCHEDULED.format("{cron: '0 8 * * *', hot_min: 1}"), 5, ["missing required field `lasts_s`"]),
+        (SCHEDULED.format("daily"), 5, ["a schedule must be fields"]),
+        ("kind: Endpoint\nname: e\nschedules: daily\n", 3, ["schedules must be a list"]),
         ("kind: Endpoint\nname: a/b\n", 2, ["not a name"]),
         ("kind: Endpoint\n", 1, ["no name"]),
         ("kind: Template\nname: has space\ncommand: x\n", 2, ["not a name for a template"]),
@@ -130,7 +146,23 @@ values = st.recursive(
     scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3)
 )
 fields = st.sampled_from(
-    ["kind", "name", "command", "env", "cwd", "groups", "state", "min_load", "max_workers", "weight", "template", "gpus", "image"]
+    [
+        "kind",
+        "name",
+        "command",
+        "env",
+        "cwd",
+        "groups",
+        "state",
+        "min_load",
+        "max_workers",
+        "weight",
+        "template",
+        "gpus",
+        "image",
+        "schedules",
+        "cron",
+    ]
 )
 
 

@@ -12,8 +12,10 @@ ACTIVE = states.EndpointState.ACTIVE
 T = records.Template(name="t", command=("run",))
 
 
-def endpoint(*groups, state=ACTIVE, name="e", **settings):
-    return EndpointSpec(name=name, settings=records.ScalingSettings(**settings), state=state, groups=groups)
+def endpoint(*groups, state=ACTIVE, name="e", schedules=(), **settings):
+    return EndpointSpec(
+        name=name, settings=records.ScalingSettings(**settings), state=state, groups=groups, schedules=tuple(schedules)
+    )
 
 
 def as_it_is(wanted, templates=None):
@@ -27,6 +29,7 @@ def as_it_is(wanted, templates=None):
                 name=spec.name,
                 settings=spec.settings,
                 state=spec.state,
+                schedules=spec.schedules,
                 groups=tuple(CurrentGroup(id=n, spec=g, template=known.get(g.template)) for n, g in enumerate(spec.groups)),
             )
             for spec in wanted.endpoints
@@ -48,6 +51,9 @@ endpoints = st.builds(
     min_load=st.floats(0, 10),
     max_workers=st.integers(0, 9),
     cold_mult=st.none() | st.floats(1, 3),
+    schedules=st.lists(
+        st.builds(records.Schedule, cron=st.just("0 8 * * *"), lasts_s=st.just(60.0), hot_min=st.integers(1, 3)), max_size=2
+    ),
 ).flatmap(
     lambda e: st.lists(groups, max_size=3, unique_by=lambda g: g.name).map(
         lambda gs: msgspec.structs.replace(e, groups=tuple(gs))
@@ -91,6 +97,14 @@ def test_from_nothing():
 def test_a_parameter_that_is_no_longer_written_has_its_default_again():
     [step] = plan(Manifest((), (endpoint(),)), as_it_is(Manifest((), (endpoint(cold_mult=2.0, min_load=4.0),))))
     assert {(c.field, c.before, c.after) for c in step.changes} == {("cold_mult", 2.0, None), ("min_load", 4.0, 0.0)}
+
+
+def test_schedules_that_are_no_longer_written_go():
+    eight = records.Schedule(cron="0 8 * * *", lasts_s=60.0, hot_min=1)
+    [step] = plan(Manifest((), (endpoint(),)), as_it_is(Manifest((), (endpoint(schedules=[eight]),))))
+    assert [(c.field, c.before, c.after) for c in step.changes] == [("schedules", (eight,), ())]
+    [made] = plan(Manifest((), (endpoint(schedules=[eight]),)), Current())
+    assert [(c.field, c.after) for c in made.changes] == [("schedules", (eight,))]
 
 
 def test_a_group_that_is_no_longer_written_goes_and_says_what_that_means():

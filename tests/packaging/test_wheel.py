@@ -1,5 +1,6 @@
 """What people install: two top-level names, and both work beside files that carry our rooms' names."""
 
+import json
 import os
 import signal
 import socket
@@ -12,7 +13,11 @@ import venv
 import zipfile
 from pathlib import Path
 
+import msgspec
 import pytest
+
+from schemas import codec
+from tests.scaler.recorded import recorded
 
 ROOT = Path(__file__).parents[2]
 HOSTILE = 'raise RuntimeError("a stranger\'s module was imported instead of ours")\n'
@@ -112,6 +117,19 @@ def test_the_command_line_answers_from_the_wheel(installed, hostile):
     )
     assert done.returncode == 0, done.stderr
     assert "0.1.0" in done.stdout
+
+
+def test_decisions_are_derived_again_by_the_rooms_in_the_wheel(installed, hostile):
+    """`corral replay` starts the scaler's room by name; a stranger's scaler.py beside it is not asked."""
+    told = recorded(3)
+    forged = msgspec.structs.replace(told[2], hot_wanted=9)
+    for name, events in (("good", told), ("forged", (*told[:2], forged))):
+        (hostile / name).write_bytes(b"".join(codec.encode(event) + b"\n" for event in events))
+    good = run(installed, hostile, "-P", "-m", "corral.cli", "replay", "--verify", "--json", "--file", "good")
+    assert good.returncode == 0, good.stderr
+    assert json.loads(good.stdout)["outcomes"] == {"equal": 3}
+    bad = run(installed, hostile, "-P", "-m", "corral.cli", "replay", "--verify", "--json", "--file", "forged")
+    assert (bad.returncode, json.loads(bad.stdout)["first_wrong"]["field"]) == (1, "hot_wanted")
 
 
 def free_port():

@@ -238,6 +238,18 @@ def test_busy_time_is_counted_once_however_many_run():
     assert load.busy_s(99.0) == 4.0
 
 
+def test_waits_and_services_are_summed_up_to_now():
+    load, one, two, gone = Load(), Job(1.0, accepted_at=10.0), Job(1.0, accepted_at=10.0), Job(1.0, accepted_at=10.0)
+    for job in (one, two, gone):
+        load.accept(job)
+    load.start(one, 10.0)
+    load.start(two, 13.0)
+    load.end(gone, Outcome.CANCELLED, 14.0)  # it never reached the model
+    load.end(one, Outcome.SERVED, 15.0)
+    load.end(two, Outcome.FAILED, 20.0)
+    assert (load.queue_s_total, load.service_s_total) == (3.0, 5.0)
+
+
 # --- the replay cache -------------------------------------------------------------------------------------------------
 
 

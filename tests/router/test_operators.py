@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 
+import aiohttp
 import msgspec
 import pytest
 
@@ -165,6 +166,38 @@ async def _say(house: House, endpoint, number: int) -> None:
         id=f"many-{endpoint.id}-{number}", at=time.time(), endpoint_id=endpoint.id, name="x" * 50, revision=number
     )
     await house.bus.append(subjects.event("endpoint_changed", endpoint.id), codec.encode(event), msg_id=event.id)
+
+
+async def test_who_follows_hears_that_it_is_heard(house: House, monkeypatch):
+    monkeypatch.setattr(admin_events, "KEEPALIVE_S", 0.05)
+    endpoint = await house.endpoint(groups=0)
+    url = f"{house.url}/api/v1/events?endpoint={endpoint.name}&follow=1"
+    async with house.http.get(url, headers={"Authorization": "Bearer test-admin-key"}) as response, asyncio.timeout(10):
+        lines = [(await response.content.readline()).decode() for _ in range(4)]
+    assert lines == [": still here\n", "\n"] * 2
+
+
+class Mute:
+    """A bus that never answers: the stream cannot be read to its end."""
+
+    def __init__(self, bus) -> None:
+        self._bus = bus
+
+    def __getattr__(self, name):
+        return getattr(self._bus, name)
+
+    async def tail(self, *_args, **_more):
+        await asyncio.Event().wait()
+
+
+async def test_an_answer_that_cannot_be_whole_is_broken_off(house: House, monkeypatch):
+    monkeypatch.setattr(admin_events, "KEEPALIVE_S", 0.02)
+    monkeypatch.setattr(admin_events, "PATIENCE_S", 0.05)
+    (admin,) = [h.__self__ for (_, path), h in house.listener._app._table._handlers.items() if path == "/api/v1/events"]
+    monkeypatch.setattr(admin, "_bus", Mute(house.bus))
+    async with house.http.get(f"{house.url}/api/v1/events", headers={"Authorization": "Bearer test-admin-key"}) as response:
+        with pytest.raises(aiohttp.ClientPayloadError):
+            await response.read()
 
 
 async def test_what_happened_to_a_deleted_endpoint_can_be_read_by_its_number(house: House):

@@ -10,6 +10,7 @@ from nats.js import api
 from runtime import tail
 from runtime.cursor import matches
 from runtime.errors import BusRefused
+from runtime.jetstream import JetStream
 from schemas import subjects
 from schemas.ids import EndpointId
 
@@ -77,6 +78,37 @@ async def test_a_router_reads_events_from_the_other_account_from_a_time_on(bus, 
         (subjects.event("worker_lost", endpoint_id), b"live"),
     ]
     assert listener.seqs[0] < listener.seqs[1]
+
+
+async def test_a_slow_reader_is_waited_for_and_told_when_it_has_everything(bus, reader, stream, eventually, monkeypatch):
+    monkeypatch.setattr("runtime.jetstream._PAGE", 10)
+    monkeypatch.setattr(JetStream.read, "__kwdefaults__", {**JetStream.read.__kwdefaults__, "limit": 10})
+    for number in range(25):
+        await tell(bus, stream, "worker_ready", 1, b"%d" % number)
+    told, rooms, caught_up = [], [], []
+    go_on = asyncio.Event()
+
+    async def room():
+        rooms.append(len(told))
+        await go_on.wait()
+
+    task = asyncio.create_task(
+        reader.tail(
+            stream,
+            [f"{stream}.>"],
+            lambda _s, data, _n: told.append(data),
+            since_at=0.0,
+            room=room,
+            caught_up=lambda: caught_up.append(len(told)),
+        )  # fmt: skip
+    )
+    await eventually(lambda: rooms == [10])
+    await asyncio.sleep(0.05)  # it stays so
+    assert (len(told), caught_up) == (10, [])
+    go_on.set()
+    await eventually(lambda: caught_up)
+    assert (rooms, caught_up[0], len(told)) == ([10, 20], 25, 25)
+    task.cancel()
 
 
 async def test_only_new_ones_when_no_time_is_given(bus, reader, stream, eventually):

@@ -125,6 +125,17 @@ def test_an_override_that_cannot_be_says_why(fields, words):
     assert words in sentence
 
 
+def test_what_people_say_an_hour_costs_is_the_price_of_all_of_the_groups_workers():
+    from tests.scaler.story import group
+
+    story = Story(groups=(group(usd_per_hour=1.5),), create_s=5).asks(250).until(60)
+    assert {w.usd_per_hour for w in story.state.workers.values()} == {1.5}, "the provider says it is free"
+    story.changes(groups=(group(usd_per_hour=0.5),))
+    assert {w.usd_per_hour for w in story.state.workers.values()} == {0.5}
+    story.until(90)  # the provider's records come again
+    assert {w.usd_per_hour for w in story.state.workers.values()} == {0.5}
+
+
 # --- the calendar itself ----------------------------------------------------------------------------------------------
 
 BERLIN = "Europe/Berlin"  # clocks go forward on 2026-03-29 at 02:00, back on 2026-10-25 at 03:00

@@ -304,6 +304,30 @@ async def test_a_message_that_is_not_settled_comes_again_and_ends_as_a_dead_lett
 
 
 @story
+async def test_a_slow_reader_is_waited_for_and_told_when_it_has_everything(broker):
+    bus = MemoryBus(broker, "router")
+    for number in range(3):
+        await bus.append(subjects.event("worker_ready", E1), b"%d" % number, msg_id=str(number))
+    told, caught_up = [], []
+
+    async def room():
+        await asyncio.sleep(10)
+
+    async with running(
+        bus.tail(
+            subjects.STREAM_EVENTS,
+            [subjects.EVENTS],
+            lambda _s, data, _n: told.append(data),
+            since_at=0.0,
+            room=room,
+            caught_up=lambda: caught_up.append((len(told), round(asyncio.get_running_loop().time()))),
+        )  # fmt: skip
+    ):
+        await until(lambda: caught_up)
+    assert caught_up[0] == (3, 30)
+
+
+@story
 async def test_retry_and_working_move_the_next_delivery(broker):
     bus = MemoryBus(broker, "provisioner")
     loop = asyncio.get_running_loop()

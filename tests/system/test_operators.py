@@ -59,7 +59,9 @@ class House(Installation):
 
     def run(self, *argv, ok=True) -> str:
         done = CliRunner().invoke(app, [*map(str, argv)], env={**self.environment(), "COLUMNS": "300", "NO_COLOR": "1"})
-        assert ok is None or (done.exit_code == 0) == ok, f"corral {argv}: {done.exit_code} {done.stdout}{done.stderr} {done.exception!r}"
+        assert ok is None or (done.exit_code == 0) == ok, (
+            f"corral {argv}: {done.exit_code} {done.stdout}{done.stderr} {done.exception!r}"
+        )
         return done.stdout
 
     def told(self, *argv, ok=True):
