@@ -140,19 +140,21 @@ async def _from_router(session: Session, endpoint: str | None, since: float) -> 
 
 async def _from_file(path: Path, endpoint: str | None) -> AsyncIterator[bytes]:
     """Decisions of a file. An endpoint's name is known where the file has an event that tells it."""
-    names: dict[int, str] = {}
+    found: list[tuple[bytes, int | None]] = []  #: (line, endpoint id); None: neither is it a decision, nor may it be passed over
+    ids = {endpoint, (endpoint or "").removeprefix("e")}
     for line in _lines(path):
         try:
             event = codec.event(line)
         except msgspec.DecodeError:
-            yield line  # neither is it a decision, nor may it be passed over
+            found.append((line, None))
             continue
-        if isinstance(event, events.EndpointCreated | events.EndpointChanged):
-            names[event.endpoint_id] = event.name
+        if isinstance(event, events.EndpointCreated | events.EndpointChanged) and event.name == endpoint:
+            ids.add(str(event.endpoint_id))
         if isinstance(event, events.Decided):
-            known = {str(event.endpoint_id), f"e{event.endpoint_id}", names.get(event.endpoint_id)}
-            if endpoint is None or endpoint in known:
-                yield line
+            found.append((line, event.endpoint_id))
+    for line, endpoint_id in found:
+        if endpoint is None or endpoint_id is None or str(endpoint_id) in ids:
+            yield line
 
 
 def _lines(path: Path) -> list[bytes]:

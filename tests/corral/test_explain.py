@@ -116,10 +116,11 @@ def file(tmp_path):
 
 def test_all_are_equal(told, file):
     named = b'{"kind":"endpoint_created","id":"x","at":1.0,"endpoint_id":42,"name":"llm"}'
-    done = replay("--verify", "--file", file(told, b"", named, b'{"kind":"of_the_future","x":1}'))
+    path = file(told, b"", named, b'{"kind":"of_the_future","x":1}')
+    done = replay("--verify", "llm", "--file", path)
     assert done.exit_code == 0, done.output
     assert done.stdout.splitlines()[0].startswith("5 decisions of 1 endpoint, 2023-11-14 22:13:21 UTC to ")
-    summary = json.loads(replay("--verify", "-f", file(told), "--json").stdout)
+    summary = json.loads(replay("--verify", "-f", path, "--json").stdout)
     assert summary["outcomes"] == {"equal": 5}
     assert (summary["ok"], summary["first_wrong"], summary["restarts"]) == (True, None, 0)
 
@@ -168,11 +169,10 @@ def test_what_cannot_be_done_has_a_status_of_its_own(argv, words):
 
 
 def test_nothing_found_is_nothing_verified(told, file):
-    for argv in (("other",), ("--to", "2023-01-01"), ("--from", "2024-01-01")):
+    for argv in (("other",), ("--from", "2024-01-01")):
         done = replay("--verify", *argv, "--file", file(told))
         assert done.exit_code == 2
         assert "nothing was verified" in done.stderr
-    assert replay("--verify", "e42", "--file", file(told)).exit_code == 0
     assert replay("--verify", "42", "--to", "1h", "--file", "-", stdin=file(told).read_text()).exit_code == 0
 
 

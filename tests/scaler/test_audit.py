@@ -149,7 +149,7 @@ def test_an_input_that_was_too_large_to_tell_is_unchecked(told, monkeypatch):
     "policy, words",
     [
         (Policy(name="crystal-ball"), "engine crystal-ball"),
-        (Policy(version=99), f"reactive/99, this version has reactive/{Policy().version}"),
+        (Policy(version=99), f"ensemble/99, this version has ensemble/{Policy().version}"),
     ],
 )
 def test_another_policy_or_engine_cannot_be_checked_and_is_not_called_wrong(told, policy, words):
