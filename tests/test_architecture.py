@@ -57,7 +57,7 @@ PURE = [
         f"scaler/{name}.py"
         for name in (
             "types observations state window ageing traffic capacity learning roster scene groups shares victims reactive limits "
-            "plan decide deeds drain liveness lifecycle memory replay shards orders records news"
+            "cost phases reboots tiers book buying moves trials plan decide deeds drain liveness lifecycle memory replay shards orders records news"
         ).split()
     ),
     "scaler/engine",

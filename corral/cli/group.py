@@ -17,6 +17,7 @@ _COLUMNS = {
     "PROVIDER": "provider",
     "WEIGHT": "weight",
     "TIER": "tier",
+    "MAX": "max_workers",
     "REVISION": "revision",
 }
 _TEMPLATE_COLUMNS = {"NAME": "name", "COMMAND": "runs", "IMAGE": "image", "GPUS": "gpus"}
