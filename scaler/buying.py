@@ -55,13 +55,13 @@ class Buyer:
         self.until_at: float | None = None
 
     def one(self, why: Why, text: str, *, lacking: bool = False) -> Standing | None:
-        """Start or buy one; the group it is of, or None when nobody can. With `lacking` only for a group that is a whole
-        worker short of its share.
+        """Start or buy one; the group it is of, or None when nobody can. With `lacking` only for a group that lacks a part of its
+        share.
         """
         for level in self._order():
             picks = [pick for here in level for pick in self._picks(here)]
             if lacking:
-                picks = [pick for pick in picks if self._shares.whole_lack(pick.here.spec.id) >= 1]
+                picks = [pick for pick in picks if self._shares.lacks(pick.here.spec.id)]
             if picks:
                 on_time_s = self._on_time_s(picks)
                 best = min(picks, key=lambda pick: self._key(pick, on_time_s))
@@ -88,7 +88,7 @@ class Buyer:
         return groups.closed(here, coming, self._scene.policy, self._scene.now)
 
     def take(self, here: Standing, why: Why, text: str) -> bool:
-        """One of this very group."""
+        """One of this very group: a cold one, else a new one."""
         picks = self._picks(here)
         if picks:
             self._take(picks[0], why, text)

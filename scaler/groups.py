@@ -12,7 +12,6 @@ from . import cost, learning
 from .roster import Roster
 from .types import EndpointState, GroupMemory, GroupSpec, Policy, WorkerFact
 
-
 #: A try also runs a moment until it is seen to be ready and given up.
 _AFTERWARDS_S = 60.0
 

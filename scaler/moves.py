@@ -2,11 +2,12 @@
 
 They are replaced first and released then. Nothing is remembered for it; each decision sees the same from what is here:
 
-    excess     workers without which a group would be nearer to its share; all of groups without one
-    owed       of these, as many as replacements are on their way for: so many above what is wanted are not too many
-    new        replacements to be started now: few at once, and only for who has been in the wrong place for a while
+    extra    more are hot than wanted. They go from where there is too much
+    owed     of these, as many as replacements are on their way for elsewhere: they stay until those are ready
+    targets  groups that get a replacement now: while some group is a whole worker or more from its share, from the fullest to
+             the one that lacks most; few at once, and only for who has been in the wrong place for a while
 
-When the replacement is ready nothing is owed any more, so there is one too many, and the group with too much gives it up.
+A group within one worker of its share is left as it is, so nothing moves for a fraction.
 """
 
 from __future__ import annotations
@@ -30,45 +31,78 @@ _GRAIN = 1e-9
 #: After so many refusals of the market in a row the pauses between tries of a move grow no more.
 _MOST_PAUSES = 12
 
+#: Stands for all groups of a tier in which cost decides: they have one share together.
+ANY = GroupId(-1)
+
 
 class Moves(msgspec.Struct, frozen=True):
-    owed: int = 0  #: hot workers whose replacements are on the way
-    new: int = 0  #: replacements to be started
+    owed: int = 0  #: hot workers above what is wanted that stay until their replacements are ready
+    targets: tuple[GroupId, ...] = ()  #: where a replacement is to be started; ANY: wherever cost says
     excess: tuple[WorkerFact, ...] = ()  #: who could give up their place
+
+
+class _Tally:
+    """Who has how many workers too many, in its own size; counted on paper."""
+
+    def __init__(self, standings: Mapping[GroupId, Standing], shares: Shares) -> None:
+        self._over = {group_id: -shares.lack(group_id) / shares.size(group_id) for group_id in standings}
+        self._size = {group_id: shares.size(group_id) for group_id in standings}
+        if shares.by_cost:
+            free = [group_id for group_id in standings if shares.is_free(group_id)]
+            self._over[ANY], self._size[ANY] = self._over[free[0]] * self._size[free[0]], 1.0
+            for group_id in free:
+                del self._over[group_id]
+
+    def fullest(self) -> tuple[GroupId, float]:
+        group_id = max(self._over, key=lambda group_id: (self._over[group_id], group_id))
+        return group_id, self._over[group_id]
+
+    def emptiest(self) -> tuple[GroupId, float]:
+        group_id = min(self._over, key=lambda group_id: (self._over[group_id], group_id))
+        return group_id, -self._over[group_id]
+
+    def size(self, group_id: GroupId) -> float:
+        return self._size[group_id]
+
+    def takes(self, group_id: GroupId, workers: int) -> None:
+        self._over[group_id] += workers
 
 
 def planned(
     scene: Scene, standings: Mapping[GroupId, Standing], shares: Shares, counted: Iterable[WorkerFact], buyer: Buyer
 ) -> Moves:
     """What sits in the wrong place among `counted`, the hot workers that stay."""
-    over = {group_id: excess for group_id in standings if (excess := shares.excess(group_id)) > 0}
-    if not over or not (scene.roster.coming or any(shares.whole_lack(group_id) for group_id in standings)):
+    tally = _Tally(standings, shares)
+    if tally.fullest()[1] < 0.5 or not (scene.roster.coming or _is_off(tally)):
         return Moves()
     counted = list(counted)
-    size_ready: Counter[GroupId] = Counter()
-    coming: Counter[GroupId] = Counter()
-    for worker in counted:
-        if worker.state is WorkerState.READY:
-            size_ready[worker.group_id] += shares.size_of(worker)  # type: ignore[assignment]
-        else:
-            coming[worker.group_id] += 1
-    owed = min(sum(over.values()), _replaced(standings, shares, size_ready, coming))
-    policy, now = scene.policy, scene.now
-    at_once = max(1, floor(policy.move_share * shares.wanted))
-    helping = {here.spec.id for here in buyer.opened}
-    settled = [
-        worker
-        for worker in counted
-        if worker.state is WorkerState.READY
-        and worker.group_id in over
-        and worker.group_id not in helping
-        and now - (worker.ready_at or now) >= policy.move_after_s
-    ]
-    per_group = Counter(worker.group_id for worker in settled)
-    movable = sum(min(count, over[group_id]) for group_id, count in per_group.items())
-    lacking = _lacking(standings, shares, buyer, scene)
-    new = max(0, min(movable, sum(over.values()) - owed, at_once - owed, lacking))
-    return Moves(owed=owed, new=new, excess=tuple(settled))
+    coming = Counter(_place(shares, w) for w in counted if w.state is not WorkerState.READY)
+    extra: Counter[GroupId] = Counter()
+    work = sum(shares.size_of(worker) for worker in counted)
+    while True:
+        group_id, over = tally.fullest()
+        work -= tally.size(group_id)
+        if over <= _GRAIN or work < shares.wanted - _GRAIN:
+            break
+        extra[group_id] += 1
+        tally.takes(group_id, -1)
+    owed = min(
+        sum(max(0, many - coming[group_id]) for group_id, many in extra.items()),
+        sum(max(0, many - extra[group_id]) for group_id, many in coming.items()),
+    )
+    settled = _settled(scene, shares, counted, buyer)
+    left = Counter(_place(shares, w) for w in settled) - extra
+    targets: list[GroupId] = []
+    at_once = max(1, floor(scene.policy.move_share * shares.wanted)) - owed
+    while len(targets) < at_once and _is_off(tally):
+        (fullest, _), (emptiest, _) = tally.fullest(), tally.emptiest()
+        if left[fullest] <= 0 or not _is_inviting(scene, standings, shares, buyer, emptiest):
+            break
+        left[fullest] -= 1
+        tally.takes(fullest, -1)
+        tally.takes(emptiest, 1)
+        targets.append(emptiest)
+    return Moves(owed=owed, targets=tuple(targets), excess=tuple(settled))
 
 
 def late(scene: Scene, standings: Mapping[GroupId, Standing], buyer: Buyer) -> float:
@@ -89,32 +123,37 @@ def late(scene: Scene, standings: Mapping[GroupId, Standing], buyer: Buyer) -> f
     return found
 
 
-def _replaced(
-    standings: Mapping[GroupId, Standing], shares: Shares, size_ready: Mapping[GroupId, float], coming: Mapping[GroupId, int]
-) -> int:
-    """How many are on their way to where they are missing."""
-    if shares.by_cost:
-        free = [group_id for group_id in standings if shares.is_free(group_id)]
-        missing = shares.wanted - sum(size_ready.get(group_id, 0.0) for group_id in free)
-        return min(sum(coming.get(group_id, 0) for group_id in free), max(0, floor(missing + _GRAIN)))
-    found = 0
-    for group_id in standings:
-        missing = (shares.due(group_id) - size_ready.get(group_id, 0.0)) / shares.size(group_id)
-        found += min(coming.get(group_id, 0), max(0, floor(missing + _GRAIN)))
-    return found
+def _is_off(tally: _Tally) -> bool:
+    """Some group is a whole worker from its share, and one from the fullest to the emptiest would mend more than it breaks."""
+    over, lack = tally.fullest()[1], tally.emptiest()[1]
+    return (over >= 1 - _GRAIN or lack >= 1 - _GRAIN) and over > _GRAIN and over + lack > 1 + _GRAIN
 
 
-def _lacking(standings: Mapping[GroupId, Standing], shares: Shares, buyer: Buyer, scene: Scene) -> int:
-    """Whole workers that groups are short of which could start some now and have not been refused lately."""
-    found = 0
-    for group_id, here in standings.items():
-        whole = shares.whole_lack(group_id)
-        if whole < 1 or shares.helps_out(group_id) or buyer.is_barred(here) is not None:
-            continue
-        pause_s = scene.policy.move_after_s * min(here.memory.missed_in_row, _MOST_PAUSES)
-        if scene.now < here.memory.backoff_until_at + pause_s:
-            continue
-        if shares.by_cost:
-            return whole
-        found += whole
-    return found
+def _place(shares: Shares, worker: WorkerFact) -> GroupId:
+    return ANY if shares.is_free(worker.group_id) else worker.group_id
+
+
+def _settled(scene: Scene, shares: Shares, counted: Iterable[WorkerFact], buyer: Buyer) -> list[WorkerFact]:
+    """Who has been ready for a while, in groups with too much that do not just now help out on purpose."""
+    helping = {here.spec.id for here in buyer.opened}
+    since_at = scene.now - scene.policy.move_after_s
+    return [
+        worker
+        for worker in counted
+        if worker.state is WorkerState.READY
+        and worker.group_id not in helping
+        and (worker.ready_at or scene.now) <= since_at
+        and not shares.is_free(worker.group_id)
+        and shares.lack(worker.group_id) < 0
+    ]
+
+
+def _is_inviting(scene: Scene, standings: Mapping[GroupId, Standing], shares: Shares, buyer: Buyer, group_id: GroupId) -> bool:
+    """Whether this group could start one, room aside, and was not refused lately."""
+    if group_id == ANY:
+        return any(_is_inviting(scene, standings, shares, buyer, free) for free in standings if shares.is_free(free))
+    here = standings[group_id]
+    if shares.helps_out(group_id) or buyer.is_barred(here) is not None:
+        return False
+    pause_s = scene.policy.move_after_s * min(here.memory.missed_in_row, _MOST_PAUSES)
+    return scene.now >= here.memory.backoff_until_at + pause_s

@@ -183,7 +183,7 @@ class Planner:
         """
         pooled = wanted.hot if wanted.pooled is None else min(wanted.pooled, wanted.hot)
         for worker in sorted(self._roster.draining, key=lambda w: (-(w.drain.since_at if w.drain else 0.0), w.worker_id)):
-            may = pooled - here > _GRAIN or shares.whole_lack(worker.group_id) >= 1
+            may = pooled - here > _GRAIN or shares.lacks(worker.group_id)
             if wanted.hot - here > _GRAIN and may and self._is_takeable(worker):
                 self._book.act("undrain", worker, wanted.why, f"needed again: {wanted.sentence}")
                 shares.regains(worker)
@@ -220,16 +220,20 @@ class Planner:
 
     def _move(self, moving: moves.Moves, wanted: Want, shares: Shares, buyer: Buyer) -> None:
         """Replace who sits in the wrong group; where there is no room for a replacement, make some first."""
-        for _ in range(moving.new):
-            group = buyer.one(wanted.why, f"its group has less than its share; {wanted.sentence}", lacking=True)
-            if group is None:
+        text = f"its group has less than its share; {wanted.sentence}"
+        for target in moving.targets:
+            if target == moves.ANY:
+                started = buyer.one(wanted.why, text, lacking=True) is not None
+            else:
+                started = buyer.take(self._standings[target], wanted.why, text)
+            if not started:
                 self._make_room(moving, shares)
                 return
 
     def _make_room(self, moving: moves.Moves, shares: Shares) -> None:
         if self._book.room > 0 or self._roster.draining or self._roster.stopping or self.drafts:
             return
-        cold = [w for w in self._roster.cold if shares.whole_lack(w.group_id) < 1]
+        cold = [w for w in self._roster.cold if not shares.lacks(w.group_id)]
         for worker in islice(victims.in_order(cold, self._standings, shares), 1):
             self._book.act("destroy", worker, Why.COLD_POOL, "another group has less than its share, and there is no room for it")
             return

@@ -61,19 +61,13 @@ class Shares:
             return self.wanted - sum(has for other, has in self._has.items() if other in self._free)
         return self._due.get(group_id, 0.0) - self._has.get(group_id, 0.0)
 
-    def due(self, group_id: GroupId) -> float:
-        """Its share; 0 where cost decides and for who only helps out."""
-        return self._due.get(group_id, 0.0)
+    def lacks(self, group_id: GroupId) -> bool:
+        """Whether it lacks any part of its share."""
+        return self.lack(group_id) > _GRAIN
 
     def whole_lack(self, group_id: GroupId) -> int:
         """Whole workers that it lacks, of its own size; 0 when it lacks none."""
         return max(0, floor(self.lack(group_id) / self._size.get(group_id, 1.0) + _GRAIN))
-
-    def excess(self, group_id: GroupId) -> int:
-        """Workers without which it would be nearer to its share. Where cost decides nobody has too many."""
-        if group_id in self._free:
-            return 0
-        return max(0, ceil(-self.lack(group_id) / self._size.get(group_id, 1.0) - 0.5 - _GRAIN))
 
     def is_free(self, group_id: GroupId) -> bool:
         """Whether cost decides about it and not a weight."""
@@ -105,12 +99,15 @@ class Shares:
 
     # --- who may go ---
 
-    def has_too_much(self, worker: WorkerFact) -> bool:
-        """Its group would still be nearer to its share without it."""
+    def spares(self, worker: WorkerFact) -> int:
+        """How well its group can do without it: 0 it has a whole one like it too many, 1 it would be nearer to its share without
+        it, 2 it would not. Where cost decides all are alike.
+        """
         group_id = worker.group_id
         if group_id in self._free:
-            return False
-        return self._due.get(group_id, 0.0) - self._has.get(group_id, 0.0) <= -self.size_of(worker) / 2
+            return 2
+        over, size = self._has.get(group_id, 0.0) - self._due.get(group_id, 0.0), self.size_of(worker)
+        return 0 if over >= size - _GRAIN else 1 if over >= size / 2 else 2
 
     def keeps(self, group_id: GroupId) -> bool:
         """It would be a whole worker short of its share with one less, so for the load alone none of it goes. Where there is not

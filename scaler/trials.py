@@ -22,6 +22,7 @@ from .scene import Scene
 from .shares import Shares
 from .types import Policy, Want
 
+
 def unmeasured(standings: Mapping[GroupId, Standing], shares: Shares) -> list[Standing]:
     """Groups whose worth nobody knows, among those that cost chooses from. A group alone has nobody to be compared with."""
     free = [here for here in standings.values() if shares.is_free(here.spec.id)]
@@ -56,4 +57,3 @@ def words(here: Standing, standings: Mapping[GroupId, Standing], shares: Shares)
     """Why it is tried."""
     left = len(unmeasured(standings, shares))
     return f"{here.name} is not measured yet: one of it is tried above need, so that costs can be compared ({left} to go)"
-

@@ -65,8 +65,8 @@ def progress(worker: WorkerFact) -> int:
     return 3 if is_busy(worker) else 2
 
 
-def _turn(first: tuple[_Rest, WorkerFact], shares: Shares) -> tuple[bool, _Rest]:
-    return not shares.has_too_much(first[1]), first[0]
+def _turn(first: tuple[_Rest, WorkerFact], shares: Shares) -> tuple[int, _Rest]:
+    return shares.spares(first[1]), first[0]
 
 
 def _by_rest(entry: tuple[_Rest, WorkerFact]) -> _Rest:

@@ -200,7 +200,9 @@ def test_a_tier_that_helps_out_is_shared_by_its_weights():
 def measured(story, **perfs):
     """Let every group have been measured, at the story's prices."""
     groups_ = {
-        group_id: msgspec.structs.replace(memory, perf=story.perfs[group_id], usd_per_hour=story.prices[group_id], ready_seen=True)
+        group_id: msgspec.structs.replace(
+            memory, perf=story.perfs[group_id], usd_per_hour=story.prices[group_id], ready_seen=True
+        )
         for group_id, memory in story.state.groups.items()
     }
     story.state = msgspec.structs.replace(story.state, groups=groups_)

@@ -391,6 +391,7 @@ def test_news_of_one_change_have_ids_that_a_new_leader_would_choose_too():
 
 
 def test_settings_become_the_policy():
-    policy = ScalerSettings(tick_s=5.0, mode="advisory", ticket_ttl_s=30.0).policy("salt")
+    policy = ScalerSettings(tick_s=5.0, mode="advisory", ticket_ttl_s=30.0, reboots_per_worker=0).policy("salt")
+    assert (policy.reboots_per_worker, policy.horizon_s) == (0, Policy().horizon_s)
     assert (policy.tick_s, policy.mode, policy.ticket_ttl_s, policy.installation) == (5.0, "advisory", 30.0, "salt")
     assert all(math.isfinite(v) for v in msgspec.structs.asdict(policy).values() if isinstance(v, float))
