@@ -71,7 +71,7 @@ class Buyer:
 
     def new(self, why: Why, text: str) -> bool:
         """A new one, whatever lies cold."""
-        for level in self._order():
+        for level in self._levels:
             picks = [pick for here in level for pick in self._picks(here) if pick.worker is None]
             if picks:
                 self._take(min(picks, key=lambda pick: self._key(pick, _NOBODY_KNOWS)), why, text)
@@ -198,7 +198,7 @@ class Buyer:
     def _take(self, pick: Pick, why: Why, text: str) -> None:
         here = pick.here
         self._known.pop(here.spec.id, None)
-        if self._shares.is_free(here.spec.id) and not here.is_measured:
+        if why is not Why.TRIAL and self._shares.is_free(here.spec.id) and not here.is_measured:
             text = f"{here.name} is not measured yet and is tried; {text}"
         if pick.worker is None:
             self._book.create(here.spec, why, text)

@@ -27,7 +27,7 @@ class Closed(msgspec.Struct, frozen=True):
 class Standing:
     """One group at one moment. Counted once per decision; read only."""
 
-    __slots__ = ("_policy", "cold", "coming", "existing", "halted", "hot", "memory", "perf", "ready", "spec", "success")
+    __slots__ = ("_policy", "cold", "coming", "existing", "halted", "hot", "memory", "perf", "spec", "success")
 
     def __init__(self, spec: GroupSpec, known: GroupMemory, policy: Policy) -> None:
         self._policy = policy
@@ -38,7 +38,6 @@ class Standing:
         self.success = 1.0 - learning.counted_failure_rate(known, policy)  #: of starts, as far as it is to be counted with
         self.existing = 0  #: hot, cold and on their way out
         self.coming = 0  #: of the present revision, or the one that works
-        self.ready = 0
         self.hot = 0  #: ready or coming, whoever they belong to
         self.cold: list[WorkerFact] = []
 
@@ -88,7 +87,6 @@ def standings(state: EndpointState, roster: Roster, policy: Policy) -> dict[Grou
             continue
         here.existing += 1
         if worker.state is WorkerState.READY:
-            here.ready += 1
             here.hot += 1
     for worker in roster.coming:
         here = found[worker.group_id]

@@ -39,7 +39,10 @@ class Planner:
         self._roster = scene.roster
         self._standings = scene.standings
         self._book = Book(scene)
-        self._leaving = {w.worker_id for w in self._roster.living if w.gone_at is not None or self._is_stale(w)}
+        newest = {group_id: here.spec.revision for group_id, here in self._standings.items() if not here.halted}
+        self._leaving = {
+            w.worker_id for w in self._roster.living if w.gone_at is not None or w.revision < newest.get(w.group_id, 0)
+        }
         self._rebooted: list[WorkerFact] = []
         self._counters: tuple[Want, Shares, Buyer] | None = None
         self.notes: list[str] = []  #: what is worth saying about the plan as a whole
@@ -137,10 +140,10 @@ class Planner:
         """As many hot workers as wanted, counted by id: ready, coming and pending. A start of a group whose starts often fail
         counts as the part of a worker that it is likely to be.
         """
-        counted = [w for w in self._roster.hot if w.worker_id not in self._book.touched and not self._is_leaving(w)]
-        here = sum(1.0 if w.state is WorkerState.READY else self._standings[w.group_id].success for w in counted)
-        here += len(self._rebooted)
         shares, buyer = self._counting(wanted)
+        counted = self._counted()
+        unsure = sum(1.0 - self._standings[w.group_id].success for w in self._roster.coming if not self._is_out(w))
+        here = len(counted) - unsure + len(self._rebooted)
         late = moves.late(self._scene, self._standings, buyer)
         here -= late
         if wanted.hot - here > _GRAIN:
@@ -223,9 +226,9 @@ class Planner:
         text = f"its group has less than its share; {wanted.sentence}"
         for target in moving.targets:
             if target == moves.ANY:
-                started = buyer.one(wanted.why, text, lacking=True) is not None
+                started = buyer.one(Why.SHARE, text, lacking=True) is not None
             else:
-                started = buyer.take(self._standings[target], wanted.why, text)
+                started = buyer.take(self._standings[target], Why.SHARE, text)
             if not started:
                 self._make_room(moving, shares)
                 return
@@ -235,18 +238,18 @@ class Planner:
             return
         cold = [w for w in self._roster.cold if not shares.lacks(w.group_id)]
         for worker in islice(victims.in_order(cold, self._standings, shares), 1):
-            self._book.act("destroy", worker, Why.COLD_POOL, "another group has less than its share, and there is no room for it")
+            self._book.act("destroy", worker, Why.SHARE, "another group has less than its share, and there is no room for it")
             return
         for worker in islice(victims.in_order(moving.excess, self._standings, shares), self._policy.surge_workers):
             self._drain(
-                worker, Why.REPLACE, "destroy", "its group has more than its share, and there is no room to replace it first"
+                worker, Why.SHARE, "destroy", "its group has more than its share, and there is no room to replace it first"
             )
 
     def _try(self, wanted: Want, above: float, shares: Shares, buyer: Buyer) -> None:
         group = trials.due(self._scene, wanted, self._standings, shares, buyer, above)
         if group is not None:
             text = trials.words(group, self._standings, shares)
-            if buyer.take(group, wanted.why, text):
+            if buyer.take(group, Why.TRIAL, text):
                 self.notes.append(text)
 
     # --- down ---
@@ -320,10 +323,17 @@ class Planner:
     def _counting(self, wanted: Want) -> tuple[Shares, Buyer]:
         """Shares and buyer of this wish; the plan has one."""
         if self._counters is None or self._counters[0] is not wanted:
-            stay = [w for w in self._roster.hot if not self._is_leaving(w) and w.worker_id not in self._book.touched]
-            shares = Shares(self._standings, [*stay, *self._rebooted], wanted.hot)
+            shares = Shares(self._standings, [*self._counted(), *self._rebooted], wanted.hot)
             self._counters = wanted, shares, Buyer(self._scene, self._standings, self._book, shares)
         return self._counters[1], self._counters[2]
+
+    def _counted(self) -> list[WorkerFact]:
+        """Hot workers that stay."""
+        out = self._book.touched | self._leaving
+        return [w for w in self._roster.hot if w.worker_id not in out] if out else self._roster.hot
+
+    def _is_out(self, worker: WorkerFact) -> bool:
+        return worker.worker_id in self._leaving or worker.worker_id in self._book.touched
 
     def _perf(self, worker: WorkerFact) -> float | None:
         if worker.perf > 0:
@@ -342,7 +352,7 @@ class Planner:
     def _is_takeable(self, worker: WorkerFact) -> bool:
         return (
             worker.drain is not None
-            and worker.drain.why is not Why.REPLACE
+            and worker.drain.why is not Why.SHARE  # it makes room for one of another group
             and worker.worker_id not in self._book.touched
             and worker.liveness in (Liveness.ALIVE, Liveness.SUSPECT)
             and not self._is_leaving(worker)

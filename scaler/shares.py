@@ -29,9 +29,10 @@ class Shares:
     """Counts down and up as a plan goes on. Everything is in workers of the average perf."""
 
     def __init__(self, standings: Mapping[GroupId, Standing], hot: Iterable[WorkerFact], wanted: int) -> None:
-        hot = list(hot)
         self._standings = standings
-        known = [perf for worker in hot if (perf := self._perf(worker)) is not None]
+        perfs = {group_id: here.perf for group_id, here in standings.items()}
+        found = [(worker.group_id, worker.perf or perfs.get(worker.group_id)) for worker in hot]
+        known = [perf for _, perf in found if perf is not None]
         if not known:
             known = [here.perf for here in standings.values() if here.spec.weight > 0 and here.perf is not None]
         self.average = sum(known) / len(known) if known else 1.0  #: units per second of the average worker
@@ -50,8 +51,8 @@ class Shares:
             for here, due in zip(claimants, divided(claims, float(wanted)), strict=True):
                 self._due[here.spec.id] = due
         self._has = dict.fromkeys(standings, 0.0)
-        for worker in hot:
-            self._add(worker.group_id, self.size_of(worker))
+        for group_id, perf in found:
+            self._has[group_id] = self._has.get(group_id, 0.0) + (perf or self.average) / self.average
 
     # --- what is due ---
 

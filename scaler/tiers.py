@@ -4,7 +4,8 @@
     when its own threshold is passed: the tiers below are used above `overflow_util`, or somebody has waited `overflow_queue_s`.
 
 While a threshold is passed the next worker comes from that tier, and what is still coming below counts only if it will be there
-before it. Who helped out is released first, or moved home when the lower tier can take over (`moves`).
+before it. A tier that has one on its way stays open a little below its threshold, so a queue around it does not order and cancel in
+turn. Who helped out is released first, or moved home when the lower tier can take over (`moves`).
 """
 
 from __future__ import annotations
@@ -15,6 +16,10 @@ from schemas.ids import GroupId
 
 from .groups import Standing
 from .scene import Scene
+
+#: Part of its threshold above which a tier stays open while something of it is on its way.
+_STAYS_OPEN_UTIL = 0.9
+_STAYS_OPEN_QUEUE = 0.5
 
 
 def levels(groups: Iterable[Standing]) -> list[list[Standing]]:
@@ -43,8 +48,11 @@ def opened(scene: Scene, standings: Mapping[GroupId, Standing]) -> list[Standing
         spec = here.spec
         if spec.overflow_util is None and spec.overflow_queue_s is None:
             continue
-        used = spec.overflow_util is not None and used_below(scene, standings, spec.tier) >= spec.overflow_util
-        waits = spec.overflow_queue_s is not None and 0 < waited_s(scene) >= spec.overflow_queue_s
+        util, queue_s = spec.overflow_util, spec.overflow_queue_s
+        if here.coming:
+            util, queue_s = util and util * _STAYS_OPEN_UTIL, queue_s and queue_s * _STAYS_OPEN_QUEUE
+        used = util is not None and used_below(scene, standings, spec.tier) >= util
+        waits = queue_s is not None and 0 < waited_s(scene) >= queue_s
         if used or waits:
             found.append(here)
     return sorted(found, key=lambda here: (here.spec.tier, here.spec.id))

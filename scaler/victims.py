@@ -18,7 +18,6 @@ from .types import WorkerFact
 
 #: Among equals of one group: tier, price of its work, age, perf, id.
 _Rest = tuple[int, float, float, float, str]
-_Row = list[tuple[_Rest, WorkerFact]]
 
 
 def in_order(
@@ -30,16 +29,17 @@ def in_order(
     Only shares change on the way, and they are of the group: so workers are sorted once, and each step compares no more than the
     first of each group.
     """
-    places: dict[tuple[int, bool], dict[GroupId, _Row]] = {}
+    places: dict[tuple[int, bool], dict[GroupId, list[WorkerFact]]] = {}
     traffic = {group_id: here.spec.weight > 0 for group_id, here in standings.items()}
     for worker in workers:
-        how_far, group_id = progress(worker), worker.group_id
-        rows = places.setdefault((how_far, traffic.get(group_id, False)), {})
-        rows.setdefault(group_id, []).append((_rest(worker, how_far, standings), worker))
+        group_id = worker.group_id
+        places.setdefault((progress(worker), traffic.get(group_id, False)), {}).setdefault(group_id, []).append(worker)
     for place in sorted(places):
-        rows = places[place]
-        for row in rows.values():
-            row.sort(key=_by_rest, reverse=True)  # the first victim is at the end
+        # The first victim is at the end of its row. Who comes later is not sorted before it is their turn.
+        rows = {
+            group_id: sorted(((_rest(w, place[0], standings), w) for w in row), key=_by_rest, reverse=True)
+            for group_id, row in places[place].items()
+        }
         while rows:
             if within_shares:
                 rows = {group_id: row for group_id, row in rows.items() if not shares.keeps(group_id)}

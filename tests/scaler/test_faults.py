@@ -67,7 +67,7 @@ def test_a_start_that_hangs_in_a_phase_ends_long_before_its_template_says():
     failure = story.state.groups[G1].last_failure
     assert (failure.cause, failure.phase) == (Cause.HANG, Phase.BOOT)
     assert "in phase boot for" in failure.message and "120 s is the limit" in failure.message
-    ended = dict((w, at) for at, w in story.ops("destroy"))
+    ended = {w: at for at, w in story.ops("destroy")}
     assert ended[hanging] - 402 == pytest.approx(121, abs=6)
 
 

@@ -42,17 +42,17 @@ def test_a_tenth_for_a_new_group_is_a_worker_beside_the_two_that_serve():
 
 def test_a_share_is_not_given_up_when_the_others_are_busier():
     # Its worker is idle most of the time, and idle workers go first: but it is all that its group has.
-    story = Story(groups=(group(G1, weight=9.0), group(G2, weight=1.0)), create_s=20, min_load=50).asks(30).until(900)
+    story = Story(groups=(group(G1, weight=9.0), group(G2, weight=1.0)), create_s=20, min_load=50, step_s=2.0).asks(30).until(300)
     assert counts(story) == (1, 1)
     (canary,) = (w.worker_id for w in story.state.workers.values() if w.group_id == G2)
-    story.asks(450).until(1800)
+    story.asks(450).until(700)
     assert canary in {w.worker_id for w in story.workers(WorkerState.READY)}
-    story.asks(60).until(3600)
+    story.asks(60).until(1800)
     assert counts(story) == (1, 1)
 
 
 def test_weights_that_change_move_the_workers_and_capacity_never_dips():
-    story = needs(Story(groups=(group(G1, weight=1.0), group(G2, weight=1.0)), create_s=40), 8).asks(700).until(1200)
+    story = needs(Story(groups=(group(G1, weight=1.0), group(G2, weight=1.0)), create_s=40, step_s=2.0), 8).asks(700).until(700)
     assert counts(story) == (4, 4)
     story.changes(groups=(group(G1, weight=3.0), group(G2, weight=1.0)))
     lowest, most = 8, 8
@@ -62,16 +62,16 @@ def test_weights_that_change_move_the_workers_and_capacity_never_dips():
     assert counts(story) == (6, 2)
     assert lowest == 8, "who comes is ready before somebody goes"
     assert most <= 8 + 2 + 1, "a quarter at once, not all"
-    story.until(2500)
+    story.until(story.now - T0 + 200)
     acts = len(story.acts())
-    story.until(3600)
+    story.until(story.now - T0 + 600)
     assert story.acts()[acts:] == [], "and then it is quiet"
 
 
 def test_a_weight_of_zero_hands_its_work_over():
-    story = Story(groups=(group(G1), group(G2)), create_s=30).asks(350).until(900)
+    story = needs(Story(groups=(group(G1), group(G2)), create_s=30, step_s=2.0), 4).until(400)
     assert counts(story) == (2, 2)
-    story.changes(groups=(group(G1), group(G2, weight=0.0))).until(2400)
+    story.changes(groups=(group(G1), group(G2, weight=0.0))).until(1500)
     assert counts(story) == (4, 0)
 
 
@@ -147,7 +147,7 @@ def test_a_spike_opens_the_fast_tier_by_its_queue_and_comes_back():
     assert len(coming) >= 4
     story.within(300, lambda s: s.count(G1, WorkerState.READY) >= len(coming))
     assert not [w for _, w in story.ops("destroy") + story.ops("stop") if w in coming], "none was given up for the dear ones"
-    story.until(3600)
+    story.until(2700)
     assert counts(story)[0] >= 5 and counts(story)[1] == 0, "they took over"
 
 
@@ -161,14 +161,14 @@ def test_without_a_threshold_the_same_spike_waits_for_the_usual_tier():
 
 def test_a_tier_opens_above_its_use_and_the_next_worker_comes_from_it():
     usual, spare = group(G1, max_workers=6), group(G2, tier=1, overflow_util=0.95)
-    story = needs(Story(groups=(usual, spare), create_s=30, slots=4, cost=50, max_workers=12), 2).asks(100).until(600)
+    story = needs(Story(groups=(usual, spare), create_s=30, slots=4, cost=50, max_workers=12, step_s=2.0), 2).asks(100).until(600)
     assert counts(story) == (2, 0)
     needs(story, 3).until(700)
     assert counts(story) == (3, 0), "half used: the usual tier has what is needed"
     story.asks(330)  # more than three can do
     story.within(200, lambda s: s.count(G2) >= 1)
     assert story.count(G1) < 6, "it was not full: it was busy"
-    story.asks(100).until(3600)
+    story.asks(100).until(2400)
     assert counts(story) == (3, 0)
 
 
