@@ -52,7 +52,7 @@ def test_a_share_is_not_given_up_when_the_others_are_busier():
 
 
 def test_weights_that_change_move_the_workers_and_capacity_never_dips():
-    story = needs(Story(groups=(group(G1, weight=1.0), group(G2, weight=1.0)), create_s=40, step_s=2.0), 8).asks(700).until(700)
+    story = needs(Story(groups=(group(G1, weight=1.0), group(G2, weight=1.0)), create_s=40, step_s=2.0), 8).asks(400).until(900)
     assert counts(story) == (4, 4)
     story.changes(groups=(group(G1, weight=3.0), group(G2, weight=1.0)))
     lowest, most = 8, 8
