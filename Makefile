@@ -13,7 +13,7 @@ TRACES ?= $(wildcard ../shared/traces)
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup dev demo test check lint types format schemas unit bench-route bench-scaling bench-scaling-gate constraints wheel clean
+.PHONY: help setup dev demo test check lint types format schemas unit bench-route bench-decide bench-scaling bench-scaling-gate constraints wheel clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-20s %s\n", $$1, $$2}'
@@ -79,6 +79,9 @@ schemas: $(STAMP) ## write schemas/generated (JSON Schema, AsyncAPI) and docs/pa
 
 bench-route: $(DEV_STAMP) ## what a signed route costs beside a bare aiohttp reply
 	@$(BIN)/python -m bench.route $(ARGS)
+
+bench-decide: $(DEV_STAMP) ## what a scaling decision costs; ARGS="--engine NAME"
+	@$(BIN)/python -m bench.decide $(ARGS)
 
 bench-scaling: $(BENCH_STAMP) ## every policy on every trace (hours); TRACES=folder
 	@TRACES=$(TRACES) $(BIN)/python -m bench.scaling $(ARGS)

@@ -100,6 +100,7 @@ def mirrored(machine: Machine, before: InstanceRecord | None, provider: str, now
         starts=machine.starts,
         mtoken_sha256=machine.mtoken_sha256,
         failure=machine.failure if machine.state is MachineState.EXITED else None,
+        gone_at=machine.gone_at,
     )
 
 

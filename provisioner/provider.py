@@ -80,6 +80,7 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
     starts: int = 0
     mtoken_sha256: str = ""
     failure: Failure | None = None  #: only when EXITED
+    gone_at: float | None = None  #: the provider gave notice that it takes the machine back then
 
 
 class Order(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,8 +1,10 @@
-"""Worker groups over HTTP: Vast's paths in both its spellings, and ours beside them (weight, tier, provider, price cap)."""
+"""Worker groups over HTTP: Vast's paths in both its spellings, and ours beside them (weight, tier, thresholds, provider, price cap).
+
+A weight that is not given is shown as null and kept as `by_cost`: readers that do not know that see equal weights.
+"""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -25,7 +27,6 @@ MAX_GROUPS = 64
 PATHS = ("/api/v0/workergroups/", "/api/v0/autojobs/", "/api/v1/groups/")
 #: Changing one of these means other workers, not just other traffic: the group's revision rises.
 REVISES = ("template", "provider", "launch_args")
-MAX_TIER = 1000
 MAX_REASON_CHARS = 300
 
 
@@ -49,11 +50,18 @@ class GroupFields(msgspec.Struct, frozen=True, kw_only=True):
     price_cap_usd_per_hour: float | None = None
     usd_per_hour: float | None = None
     expected_perf: float | None = None
+    max_workers: int | None = None
+    overflow_util: float | None = None
+    overflow_queue_s: float | None = None
     unset: tuple[str, ...] = ()  #: on change: fields that shall be "not given" again, which null cannot say
 
     def given(self) -> dict[str, Any]:
         """What was given, under the names of WorkerGroup; without the template."""
-        found: dict[str, Any] = dict.fromkeys(name for name in self.unset if name in OPTIONAL)
+        found: dict[str, Any] = dict.fromkeys(name for name in self.unset if name in OPTIONAL and name != "weight")
+        if "weight" in self.unset:
+            found |= NO_WEIGHT
+        if self.weight is not None:
+            found["by_cost"] = False
         found |= {name: value for name in GIVEN if (value := getattr(self, name)) is not None}
         if isinstance(self.search_params, dict):
             found["search_params"] = msgspec.json.encode(self.search_params).decode()
@@ -65,7 +73,17 @@ class ResumeFields(msgspec.Struct, frozen=True, kw_only=True):
 
 
 #: May be absent in a group.
-OPTIONAL = ("gpu_ram", "price_cap_usd_per_hour", "usd_per_hour", "expected_perf")
+OPTIONAL = (
+    "weight",
+    "gpu_ram",
+    "price_cap_usd_per_hour",
+    "usd_per_hour",
+    "expected_perf",
+    "max_workers",
+    "overflow_util",
+    "overflow_queue_s",
+)
+NO_WEIGHT = {"weight": 1.0, "by_cost": True}
 GIVEN = (
     "name",
     "provider",
@@ -77,6 +95,9 @@ GIVEN = (
     "price_cap_usd_per_hour",
     "usd_per_hour",
     "expected_perf",
+    "max_workers",
+    "overflow_util",
+    "overflow_queue_s",
 )
 
 
@@ -119,9 +140,10 @@ class GroupAdmin:
         template = await self._template_of(fields)
         if template is None:
             raise problems.bad_fields({"template": "is required: a template's name, or a template"})
-        check(fields)
+        given = NO_WEIGHT | fields.given()
+        check(WorkerGroup(id=GroupId(0), template=template, **given))
         await self._store.get(endpoint_id)  # an id is not spent on an endpoint that is not there
-        group = WorkerGroup(id=await self._store.next_group_id(), template=template, created_at=self._now(), **fields.given())
+        group = WorkerGroup(id=await self._store.next_group_id(), template=template, created_at=self._now(), **given)
 
         def add(record: EndpointRecord) -> EndpointRecord:
             if len(record.groups) >= MAX_GROUPS:
@@ -144,7 +166,6 @@ class GroupAdmin:
     async def change(self, call: Call) -> web.Response:
         by = (await call.admin("change worker groups")).key_id
         fields = await call.json(GroupFields)
-        check(fields)
         refuse_unknown(fields.unset, OPTIONAL)
         group_id = GroupId(call.number("id"))
         endpoint_id = (await self._store.of_group(group_id)).id
@@ -156,6 +177,7 @@ class GroupAdmin:
         def change(record: EndpointRecord) -> EndpointRecord:
             before = _group(record, group_id)
             after = msgspec.structs.replace(before, **given)
+            check(after)
             if any(getattr(before, name) != getattr(after, name) for name in REVISES):
                 after = msgspec.structs.replace(after, revision=before.revision + 1, oldest_revision=0)
             return msgspec.structs.replace(
@@ -170,7 +192,7 @@ class GroupAdmin:
                 endpoint_id=after.id,
                 group_id=group_id,
                 revision=now.revision,
-                changed=tuple(name for name in ("template", *GIVEN) if getattr(was, name) != getattr(now, name)),
+                changed=tuple(name for name in ("template", *GIVEN) if shown_as(was, name) != shown_as(now, name)),
                 by=by,
             )
 
@@ -236,17 +258,16 @@ class GroupAdmin:
         return None
 
 
-def check(fields: GroupFields) -> None:
+def check(group: WorkerGroup) -> None:
     """Raises HttpProblem 422."""
-    wrong = {}
-    for name in ("weight", *OPTIONAL):
-        value = getattr(fields, name)
-        if value is not None and not 0 <= value < math.inf:
-            wrong[name] = "must be a finite number of at least 0"
-    if fields.tier is not None and not 0 <= fields.tier <= MAX_TIER:
-        wrong["tier"] = f"must be from 0 to {MAX_TIER}"
+    wrong = group.problems()
     if wrong:
         raise problems.bad_fields(wrong)
+
+
+def shown_as(group: WorkerGroup, name: str) -> Any:
+    """The field as people gave it."""
+    return None if name == "weight" and group.by_cost else getattr(group, name)
 
 
 def shown(group: WorkerGroup, record: EndpointRecord) -> dict[str, Any]:
@@ -265,11 +286,14 @@ def shown(group: WorkerGroup, record: EndpointRecord) -> dict[str, Any]:
         "name": group.name,
         "template": msgspec.to_builtins(group.template),
         "provider": group.provider,
-        "weight": group.weight,
+        "weight": shown_as(group, "weight"),
         "tier": group.tier,
         "price_cap_usd_per_hour": group.price_cap_usd_per_hour,
         "usd_per_hour": group.usd_per_hour,
         "expected_perf": group.expected_perf,
+        "max_workers": group.max_workers,
+        "overflow_util": group.overflow_util,
+        "overflow_queue_s": group.overflow_queue_s,
         "revision": group.revision,
         "oldest_revision": group.oldest_revision or group.revision,
     }

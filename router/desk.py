@@ -1,5 +1,5 @@
 """One endpoint: who gets the next request. Tiers in order, weights within a tier, the least expected wait within a group;
-and the queue of those that must wait.
+and the queue of those that must wait. A tier whose groups were given no weights is one pool: nobody asked for shares.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from itertools import groupby
 import msgspec
 
 from schemas.ids import EndpointId, WorkerId
-from schemas.records import EndpointRecord
+from schemas.records import EndpointRecord, WorkerGroup
 from schemas.states import EndpointState
 
-from .choose import Ask, expected_wait_s
+from .choose import Ask, expected_wait_s, least_expected_wait
 from .demand import Demand
 from .fleet import Fleet
 from .hold import HoldQueue
@@ -42,10 +42,17 @@ class Placement(msgspec.Struct, frozen=True, gc=False):
 
 
 class Line(msgspec.Struct, frozen=True):
-    """One group's place in its tier."""
+    """One group's place in its tier; of a tier without weights, all of its groups'."""
 
     share: Share
-    pool: Pool
+    pools: tuple[Pool, ...]
+
+    def best(self, ask: Ask, excluded: Container[WorkerId]) -> Worker | None:
+        """Who leads among them; None when nobody is here that is not excluded."""
+        if len(self.pools) == 1:
+            return self.pools[0].best(ask, excluded)
+        leading = [worker for pool in self.pools if (worker := pool.best(ask, excluded)) is not None]
+        return least_expected_wait(leading, ask)
 
 
 class Desk:
@@ -65,13 +72,15 @@ class Desk:
         self.name = record.name
         self.fleet.forget_tallies({group.id for group in record.groups})
         groups = sorted((group for group in record.groups if group.weight > 0), key=lambda group: group.tier)
-        self._tiers = [
-            [Line(Share(group.weight), self.fleet.pool(group.id)) for group in tier]
-            for _, tier in groupby(groups, key=lambda group: group.tier)
-        ]
+        self._tiers = [self._lines(list(tier)) for _, tier in groupby(groups, key=lambda group: group.tier)]
         self._limit_s = min(record.settings.max_queue_time, BIND_AHEAD_S)
         self._target_s = record.settings.target_queue_time
         self._open = record.state is not EndpointState.STOPPED
+
+    def _lines(self, tier: list[WorkerGroup]) -> list[Line]:
+        if all(group.by_cost for group in tier):
+            return [Line(Share(1.0), tuple(self.fleet.pool(group.id) for group in tier))]
+        return [Line(Share(group.weight), (self.fleet.pool(group.id),)) for group in tier]
 
     def place(self, request: Request, now: float) -> Placement | None:
         """A worker for this request, promised to it; None when it must wait. Nobody who came earlier and listens is
@@ -136,7 +145,7 @@ class Desk:
         for tier in self._tiers:
             found: list[tuple[Line, Worker, float]] = []
             for line in tier:
-                worker = line.pool.best(ask, excluded)
+                worker = line.best(ask, excluded)
                 if worker is None:
                     continue
                 wait_s = expected_wait_s(worker, mean_cost, now)

@@ -8,7 +8,7 @@ from schemas.reasons import Cause, Phase
 from schemas.records import Failure
 from schemas.states import COMING, WorkerState
 
-from . import learning, lifecycle, traffic
+from . import learning, lifecycle, phases, traffic
 from .roster import put, without
 from .types import EndpointState, GroupMemory, Policy, Telemetry, WorkerFact
 
@@ -19,11 +19,14 @@ _SETTLE_S = 5.0
 #: A command's effect may show this long after its deadline.
 _INTENT_GRACE_S = 15.0
 _COST_PER_S = 1.0 / 3600.0
+#: A host that failed is remembered this long after its last failure, and after its quarantine.
+_HOST_MEMORY_S = 86_400.0
+_MOST_HOSTS = 64
 
 
 def moved(state: EndpointState, before: WorkerFact, after: WorkerFact, at: float, policy: Policy) -> EndpointState:
     """The state with a worker's new fact, and what its move teaches about its group."""
-    state = put(state, after)
+    state = _paced(put(state, after), before, after, at)
     if after.state is WorkerState.READY and before.ready_at is None and after.revision >= _memory(state, after).revision:
         return _learned(state, after, learning.became_ready(_memory(state, after), after, at))
     if after.state is WorkerState.ERROR and before.state is not WorkerState.ERROR and not (after.proven or after.blamed):
@@ -31,6 +34,20 @@ def moved(state: EndpointState, before: WorkerFact, after: WorkerFact, at: float
         phase = failure.phase or lifecycle.phase_of(before.state)
         return blamed(state, after, _replace(failure, phase=phase), at, policy)
     return state
+
+
+def _paced(state: EndpointState, before: WorkerFact, after: WorkerFact, at: float) -> EndpointState:
+    """What a start that got on teaches about the phase it left."""
+    if before.state is after.state or before.state not in COMING or before.ready_at is not None:
+        return state
+    left, memory = lifecycle.phase_of(before.state), _memory(state, after)
+    got_on = phases.is_later(lifecycle.phase_of(after.state), left) and (
+        after.state in COMING or after.state is WorkerState.READY
+    )
+    begun_at = phases.since_at(before)
+    if not got_on or begun_at <= 0 or after.revision < memory.revision:
+        return state
+    return _learned(state, after, phases.learned(memory, left, at - begun_at, from_cold=after.from_cold))
 
 
 def blamed(state: EndpointState, worker: WorkerFact, failure: Failure, at: float, policy: Policy) -> EndpointState:
@@ -82,16 +99,33 @@ def passed(state: EndpointState, at: float, policy: Policy) -> EndpointState:
             memory = _memory(state, worker)
             if worker.revision >= memory.revision:
                 state = _learned(state, worker, learning.start_proven(memory))
+            if worker.host in state.hosts:  # whatever failed on it before was not the host
+                state = _replace(state, hosts={name: host for name, host in state.hosts.items() if name != worker.host})
     return _forgiven(state, at)
 
 
 def _deadline(state: EndpointState, worker: WorkerFact, at: float, policy: Policy) -> EndpointState:
+    """A start that takes longer than its template allows, or hangs in a phase that the others left long before."""
+    if worker.failure is not None:
+        return state
     timeout_s = _start_timeout_s(state, worker)
     begin_at = worker.launched_at if worker.ready_at is None else worker.state_at  # it may load again after it was ready
-    if worker.failure is not None or at - begin_at <= timeout_s:
+    phase, memory = lifecycle.phase_of(worker.state), _memory(state, worker)
+    if at - begin_at > timeout_s:
+        message = f"{worker.state}: not ready {at - begin_at:.0f} s after its start (start_timeout_s is {timeout_s:.0f})"
+    elif worker.ready_at is None:
+        limit_s = phases.limit_s(memory, phase, policy, from_cold=worker.from_cold)
+        lasts_s = at - phases.since_at(worker)
+        if limit_s is None or lasts_s <= limit_s:
+            return state
+        message = (
+            f"{worker.state}: in phase {phase} for {lasts_s:.0f} s; by what its group's starts took, {limit_s:.0f} s is the limit"
+        )
+        if worker.revision >= memory.revision:
+            state = _learned(state, worker, phases.learned(memory, phase, lasts_s, from_cold=worker.from_cold))
+    else:
         return state
-    message = f"{worker.state}: not ready {at - begin_at:.0f} s after its start (start_timeout_s is {timeout_s:.0f})"
-    failure = Failure(cause=Cause.HANG, message=message, phase=lifecycle.phase_of(worker.state), at=at)
+    failure = Failure(cause=Cause.HANG, message=message, phase=phase, at=at)
     after = lifecycle.settled(_replace(worker, failure=failure), at)
     return moved(state, worker, after, at, policy)
 
@@ -102,13 +136,13 @@ def _start_timeout_s(state: EndpointState, worker: WorkerFact) -> float:
 
 
 def _forgiven(state: EndpointState, at: float) -> EndpointState:
-    """Hosts are forgotten a day after their quarantine ended, so the list stays short."""
-    old = [
-        name for name, host in state.hosts.items() if at > host.quarantined_until_at + 86_400.0 and host.quarantined_until_at > 0
-    ]
-    if not old:
-        return state
-    return _replace(state, hosts={name: host for name, host in state.hosts.items() if name not in old})
+    """Hosts are forgotten a day after their last failure and their quarantine; of too many the oldest go first."""
+    hosts = state.hosts
+    kept = {name: host for name, host in hosts.items() if at <= max(host.quarantined_until_at, host.failed_at) + _HOST_MEMORY_S}
+    if len(kept) > _MOST_HOSTS:
+        newest = sorted(kept, key=lambda name: (kept[name].failed_at, name))[-_MOST_HOSTS:]
+        kept = {name: kept[name] for name in newest}
+    return state if len(kept) == len(hosts) else _replace(state, hosts=kept)
 
 
 def _memory(state: EndpointState, worker: WorkerFact) -> GroupMemory:

@@ -37,12 +37,6 @@ def total(state: EndpointState, workers: Iterable[WorkerFact], reference: float)
     return sum(perf_of(state, worker) or reference for worker in workers)
 
 
-def usd_per_unit(state: EndpointState, worker: WorkerFact) -> float:
-    """Price of its work, in $ per million units while busy; 0 where it is free or nothing is known."""
-    perf = perf_of(state, worker)
-    return worker.usd_per_hour / perf / 3600.0 * 1e6 if perf else 0.0
-
-
 def workers_for(units_per_s: float, perf: float, tolerance: float) -> int:
     """Whole workers for this much work; a shortage of less than `tolerance` of a worker is not worth another."""
     return max(0, ceil(units_per_s / perf - tolerance))

@@ -19,7 +19,8 @@ from schemas.reasons import Why
 from schemas.states import EndpointState as Activity
 
 from . import ensemble, groups, limits, reactive
-from .plan import Draft, Planner
+from .book import Draft
+from .plan import Planner
 from .roster import Roster
 from .scene import Scene
 from .types import Action, Decision, EndpointState, Policy, Telemetry, Want
@@ -74,7 +75,7 @@ def decide(state: EndpointState, policy: Policy, now: float) -> Decision:
             return _decision(scene, none, planner)
         case Activity.ACTIVE:
             wanted = limits.apply(ENGINES[policy.name](scene), scene)
-            planner.end_failed()
+            planner.end_failed(wanted)
             planner.end_orphans()
             planner.make_way(wanted)
             planner.hot(wanted)
@@ -84,6 +85,8 @@ def decide(state: EndpointState, policy: Policy, now: float) -> Decision:
 
 def _explained(wanted: Want, planner: Planner) -> Want:
     """The wish with the words about what stands in its way, and the reason code of the whole."""
+    if planner.notes:
+        wanted = _replace(wanted, sentence="; ".join([wanted.sentence, *planner.notes]))
     if planner.blocked and planner.short:
         first = min(planner.blocked.values(), key=lambda shut: shut.why is not Why.BREAKER_OPEN)
         texts = "; ".join(shut.text for shut in planner.blocked.values())

@@ -6,7 +6,7 @@ import msgspec
 
 from schemas.states import WorkerState
 
-from . import lifecycle, window
+from . import lifecycle, reboots, window
 from .observations import DecisionTaken
 from .roster import put
 from .types import Action, Decision, Drain, EndpointState, Fresh, Intent, LastDecision, Policy, WorkerFact
@@ -73,6 +73,9 @@ def _acted(state: EndpointState, decision: Decision, action: Action, at: float, 
         case "start":
             worker = lifecycle.relaunched(worker, at, from_cold=True)
             worker = _replace(worker, intent=_intent(decision, action, at, policy))
+        case "reboot":
+            state = reboots.counted(state, worker, at)
+            worker = reboots.ordered(worker, _intent(decision, action, at, policy), at)
         case _:
             worker = _replace(worker, intent=_intent(decision, action, at, policy))
     return put(state, lifecycle.settled(worker, at))
@@ -84,7 +87,7 @@ def _intent(decision: Decision, action: Action, at: float, policy: Policy) -> In
         command_id=action.command_id,
         op=action.op,
         issued_at=at,
-        deadline_at=at + policy.command_ttl_s,
+        deadline_at=at + (policy.reboot_ttl_s if action.op == "reboot" else policy.command_ttl_s),
         why=action.why,
         reason=action.reason,
         decision_id=decision.decision_id,

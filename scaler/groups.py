@@ -1,18 +1,19 @@
-"""Which group may start a worker now, and which should.
-
-Tiers are the overflow order: a higher one is used only when no lower one can start anything. Inside a tier the group that
-lacks most of its weight's share goes first.
-"""
+"""How a group stands now: how much of it is here, what one more of it would be like, and whether it may start any."""
 
 from __future__ import annotations
 
 import msgspec
 
+from schemas.ids import GroupId
 from schemas.reasons import Why
+from schemas.states import WorkerState
 
-from . import learning
+from . import cost, learning
 from .roster import Roster
-from .types import EndpointState, GroupMemory, GroupSpec, Policy
+from .types import EndpointState, GroupMemory, GroupSpec, Policy, WorkerFact
+
+#: A try also runs a moment until it is seen to be ready and given up.
+_AFTERWARDS_S = 60.0
 
 
 class Closed(msgspec.Struct, frozen=True):
@@ -21,6 +22,86 @@ class Closed(msgspec.Struct, frozen=True):
     why: Why
     text: str
     until_at: float | None = None
+
+
+class Standing:
+    """One group at one moment. Counted once per decision; read only."""
+
+    __slots__ = ("_policy", "cold", "coming", "existing", "halted", "hot", "memory", "perf", "spec", "success")
+
+    def __init__(self, spec: GroupSpec, known: GroupMemory, policy: Policy) -> None:
+        self._policy = policy
+        self.spec = spec
+        self.memory = known
+        self.halted = known.breaker is not None and known.breaker.revision == spec.revision
+        self.perf = known.perf if known.perf > 0 else spec.expected_perf if (spec.expected_perf or 0) > 0 else None
+        self.success = 1.0 - learning.counted_failure_rate(known, policy)  #: of starts, as far as it is to be counted with
+        self.existing = 0  #: hot, cold and on their way out
+        self.coming = 0  #: of the present revision, or the one that works
+        self.hot = 0  #: ready or coming, whoever they belong to
+        self.cold: list[WorkerFact] = []
+
+    @property
+    def name(self) -> str:
+        return self.spec.name or f"g{self.spec.id}"
+
+    @property
+    def is_measured(self) -> bool:
+        """Its perf is known, or a worker of it was ready and had none to tell: there is nothing to be learned by a try."""
+        return self.perf is not None or self.memory.ready_seen
+
+    @property
+    def is_worth_a_try(self) -> bool:
+        """Whether a start, and a moment until its worker is given up, costs no more than a try may. Where no price is known it may."""
+        usd_per_hour = self._usd_per_hour() or 0.0
+        return usd_per_hour / 3600.0 * (self.boot_s(from_cold=False) + _AFTERWARDS_S) <= self._policy.learn_usd
+
+    def boot_s(self, *, from_cold: bool) -> float:
+        """Seconds from the command to ready, as half of its starts took at most."""
+        return learning.boot_s(self.memory, from_cold=from_cold, guess_s=self._policy.boot_guess_s)
+
+    def delivered_usd_per_unit(self, *, worker: WorkerFact | None = None) -> float | None:
+        """What the work of one more would cost, or of this cold one when it is started; None: nobody knows."""
+        usd_per_hour = self._usd_per_hour()
+        if worker is not None and self.spec.usd_per_hour is None:
+            usd_per_hour = worker.usd_per_hour
+        perf = worker.perf if worker is not None and worker.perf > 0 else self.perf
+        delivery = cost.Delivery(
+            usd_per_hour=usd_per_hour,
+            perf=perf,
+            boot_s=self.boot_s(from_cold=worker is not None),
+            failure_rate=1.0 - self.success,
+        )
+        return cost.delivered_usd_per_unit(delivery, self._policy.horizon_s)
+
+    def _usd_per_hour(self) -> float | None:
+        """What people say, else what is on offer, else what the newest of its workers costs."""
+        if self.spec.usd_per_hour is not None:
+            return self.spec.usd_per_hour
+        offer = self.memory.offer_usd_per_hour
+        return offer if offer is not None else self.memory.usd_per_hour
+
+
+def standings(state: EndpointState, roster: Roster, policy: Policy) -> dict[GroupId, Standing]:
+    """All groups of the endpoint, in its order."""
+    found = {spec.id: Standing(spec, memory(state, spec), policy) for spec in roster.groups.values()}
+    for worker in roster.living:
+        here = found.get(worker.group_id)
+        if here is None:
+            continue
+        here.existing += 1
+        if worker.state is WorkerState.READY:
+            here.hot += 1
+    for worker in roster.coming:
+        here = found[worker.group_id]
+        here.hot += 1
+        if worker.revision >= here.spec.revision or here.halted:
+            here.coming += 1
+    for worker in roster.cold:
+        here = found[worker.group_id]
+        if worker.revision >= here.spec.revision or here.halted:
+            here.cold.append(worker)
+    return found
 
 
 def memory(state: EndpointState, group: GroupSpec) -> GroupMemory:
@@ -33,15 +114,14 @@ def is_halted(state: EndpointState, group: GroupSpec) -> bool:
     return breaker is not None and breaker.revision == group.revision
 
 
-def closed(state: EndpointState, group: GroupSpec, coming: int, policy: Policy, now: float) -> Closed | None:
+def closed(here: Standing, coming: int, policy: Policy, now: float) -> Closed | None:
     """None: it may start one more, with `coming` of its workers on the way already."""
-    known = memory(state, group)
-    name = group.name or f"g{group.id}"
+    group, known, name = here.spec, here.memory, here.name
     if not group.managed:
         return Closed(Why.STEADY, f"{name}: its machines are brought by people")
     if group.weight <= 0:
         return Closed(Why.STEADY, f"{name}: weight 0")
-    if known.breaker is not None and known.breaker.revision == group.revision:
+    if here.halted and known.breaker is not None:
         breaker = known.breaker
         text = f"{name}: halted after {breaker.failures} failed starts in a row ({breaker.cause}), ${breaker.cost_usd:.2f} spent on them"
         return Closed(Why.BREAKER_OPEN, text)
@@ -56,12 +136,16 @@ def closed(state: EndpointState, group: GroupSpec, coming: int, policy: Policy, 
     return None
 
 
-def tiers(roster: Roster) -> list[list[GroupSpec]]:
-    """Groups by tier, lowest first."""
-    levels = sorted({group.tier for group in roster.groups.values()})
-    return [[group for group in roster.groups.values() if group.tier == level] for level in levels]
+def full(here: Standing, created: int) -> Closed | None:
+    """None: one more of it may exist, with `created` in the plan already. A cold one may be started all the same."""
+    most = here.spec.max_workers
+    if most is None or here.existing + created < most:
+        return None
+    return Closed(Why.MAX_WORKERS, f"{here.name}: its max_workers allows {most}")
 
 
 def quarantined(state: EndpointState, now: float) -> tuple[str, ...]:
     """Hosts where nothing should be started now."""
+    if not state.hosts:
+        return ()
     return tuple(sorted(name for name, host in state.hosts.items() if host.quarantined_until_at > now))[:32]

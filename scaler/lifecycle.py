@@ -59,7 +59,8 @@ _LAST_WORDS_S = 5.0
 #: A worker whose drain was taken back may call itself draining for this long: the order is under way.
 _UNDRAIN_LAG_S = 5.0
 _LAUNCHED = frozenset({"creating", "starting", "running"})
-#: Instance states that show a command's effect.
+_AT_REST = frozenset({WorkerState.STOPPED, WorkerState.STOPPING, WorkerState.ERROR})
+#: Instance states that show a command's effect; of a reboot nothing but its own id does.
 _EFFECT: dict[str, frozenset[str]] = {
     "create": frozenset({"creating", "running", "starting", "stopping", "stopped", "destroying", "gone", "failed"}),
     "start": frozenset({"starting", "running"}),
@@ -110,7 +111,8 @@ def settled(fact: WorkerFact, at: float) -> WorkerFact:
     if state not in MOVES[fact.state]:
         return fact
     ready_at = at if state is WorkerState.READY and fact.ready_at is None else fact.ready_at
-    return _replace(fact, state=state, state_at=at, ready_at=ready_at)
+    phase_at = at if phase_of(state) is not phase_of(fact.state) or fact.state in _AT_REST else fact.phase_at
+    return _replace(fact, state=state, state_at=at, ready_at=ready_at, phase_at=phase_at)
 
 
 def with_instance(fact: WorkerFact, record: InstanceRecord, at: float) -> WorkerFact:
@@ -119,9 +121,10 @@ def with_instance(fact: WorkerFact, record: InstanceRecord, at: float) -> Worker
     if _is_launch(fact, record):
         commanded = intent is not None and intent.op in ("create", "start", "reboot")
         launched_at = intent.issued_at if intent is not None and commanded else record.state_at or at
+        from_cold = fact.instance_state in ("stopped", "stopping", "failed") or _is_rebooted(fact, record)
         if fact.instance_state == "running":
             fact = at_rest(fact)  # it rested and nobody told us
-        fact = relaunched(fact, launched_at, from_cold=fact.instance_state in ("stopped", "stopping", "failed"))
+        fact = relaunched(fact, launched_at, from_cold=from_cold)
     elif record.state in _RESTS and fact.instance_state not in _RESTS:
         fact = at_rest(fact)
     if intent is not None and _is_done(fact, record):
@@ -140,6 +143,7 @@ def with_instance(fact: WorkerFact, record: InstanceRecord, at: float) -> Worker
         usd_per_hour=record.usd_per_hour,
         storage_usd_per_hour=record.storage_usd_per_hour,
         created_at=record.created_at or fact.created_at,
+        gone_at=fact.gone_at if record.gone_at is None else record.gone_at,
         url=fact.url or record.url,
         failure=failure,
         drain=None if record.state in _RESTS else fact.drain,
@@ -225,14 +229,22 @@ def _is_launch(fact: WorkerFact, record: InstanceRecord) -> bool:
     if fact.instance_state is None and fact.boot:
         return False  # its record was lost and is back; the worker went on all the time
     if fact.instance_state == "running":
-        return record.state != "running"
+        return record.state != "running" or _is_rebooted(fact, record)
     return fact.instance_state is None or fact.instance_state in _RESTS
+
+
+def _is_rebooted(fact: WorkerFact, record: InstanceRecord) -> bool:
+    """It runs again by our command; that it went down in between is told by a record that may have been passed over."""
+    intent = fact.intent
+    return intent is not None and intent.op == "reboot" and record.command_id == intent.command_id
 
 
 def _is_done(fact: WorkerFact, record: InstanceRecord) -> bool:
     """Whether the record shows the effect of our command, or that somebody acted against it since."""
     intent = fact.intent
     assert intent is not None
+    if intent.op == "reboot" and record.state == "stopping":
+        return False  # half of it is done; it counts as on its way until it runs again
     if record.command_id == intent.command_id or record.state in _EFFECT[intent.op]:
         return True
     return record.state_at > intent.issued_at + _CONTRADICTED_AFTER_S

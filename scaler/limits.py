@@ -1,7 +1,7 @@
 """The user's settings are law. Each limit is a plain function Want -> Want; one that changes a number says so in the sentence.
 
 Order, weakest first, so that the later word wins: the endpoint's rest (idle), floors (in flight, never zero, min_load,
-schedule and override floors), the cold pool's floors, override ceiling, max_workers.
+schedule and override floors), one for each weighted group, the cold pool's floors, override ceiling, max_workers.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from schemas.reasons import Why
 from schemas.records import Override
 from schemas.states import WorkerState
 
-from . import calendar, capacity, window
+from . import calendar, capacity, shares, window
 from .scene import Scene
 from .types import Want, WorkerFact
 
@@ -27,7 +27,7 @@ _UNDER_WAY = frozenset({WorkerState.LOADING, WorkerState.MODEL_LOADING, WorkerSt
 
 def apply(wanted: Want, scene: Scene) -> Want:
     """The wish within the law."""
-    for limit in (_rest, _present, _min_load, _schedule, _override_up, _cold_pool, _override_down, _max_workers):
+    for limit in (_rest, _present, _min_load, _schedule, _override_up, _each_group, _cold_pool, _override_down, _max_workers):
         wanted = limit(wanted, scene)
     return wanted
 
@@ -118,6 +118,15 @@ def _override_up(wanted: Want, scene: Scene) -> Want:
         return wanted
     text = f"{override.owner} asks for at least {override.hot_min} ({override.reason or 'no reason given'})"
     return _at_least(_seen(wanted, "override_floor", override.hot_min), override.hot_min, Why.MANUAL, text)
+
+
+def _each_group(wanted: Want, scene: Scene) -> Want:
+    """A weight is a share of the traffic, and a group without a worker gets none of it: each keeps one while the endpoint is awake."""
+    hot = shares.one_each(scene.standings, wanted.hot)
+    if hot <= wanted.hot:
+        return wanted
+    text = f"each weighted group keeps at least one worker: {hot}"
+    return _replace(_at_least(wanted, hot, wanted.why, text), pooled=wanted.hot)
 
 
 def _cold_pool(wanted: Want, scene: Scene) -> Want:

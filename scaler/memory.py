@@ -87,6 +87,8 @@ def _essence(worker: WorkerFact) -> WorkerFact:
         ready_at=worker.ready_at,
         proven=worker.proven,
         blamed=worker.blamed,
+        phase_at=worker.phase_at,
+        rebooted_at=worker.rebooted_at,
         intent=worker.intent,
         instance_state=worker.instance_state,
         instance_at=worker.instance_at,

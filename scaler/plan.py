@@ -1,9 +1,10 @@
 """From wanted numbers to single acts, each with its reason.
 
-Up:    take back a draining worker; start a cold one; buy a new one.
-Down:  cancel what is only asked for; cancel what is on its way; drain the idle; last the busy, who finish their work.
+Up:    take back a draining worker; start a cold one; buy a new one (`buying`).
+Down:  cancel what is only asked for; cancel what is on its way; drain the idle; last the busy, who finish their work (`victims`).
        Worst price for its performance first.
-An old revision goes only as the new one becomes ready.
+An old revision goes only as the new one becomes ready, and so does who sits in the wrong group (`moves`). A worker that failed
+while it served is rebooted before it is replaced (`reboots`).
 """
 
 from __future__ import annotations
@@ -11,57 +12,81 @@ from __future__ import annotations
 from collections import Counter
 from itertools import islice
 
-import msgspec
-
-from schemas.ids import GroupId, WorkerId
+from schemas.ids import GroupId
 from schemas.reasons import Cause, Why
 from schemas.states import COMING, WorkerState
 
-from . import capacity, drain, groups, victims
+from . import drain, groups, moves, reboots, trials, victims
+from .book import Book, Draft
+from .buying import Buyer
+from .groups import Standing
 from .scene import Scene
 from .shares import Shares
-from .types import GroupSpec, Liveness, Op, Then, Want, WorkerFact
+from .types import Liveness, Then, Want, WorkerFact
 
-
-class Draft(msgspec.Struct, frozen=True):
-    """An act before it has a command id. A `create` has no worker yet."""
-
-    op: Op
-    group_id: GroupId
-    why: Why
-    reason: str
-    worker: WorkerFact | None = None
-    revision: int = 1
-    then: Then | None = None
+#: Parts of a worker smaller than this are none.
+_GRAIN = 1e-9
 
 
 class Planner:
     """Builds one plan. Used once: the public attributes are its result."""
 
     def __init__(self, scene: Scene) -> None:
+        self._scene = scene
         self._state = scene.state
         self._policy = scene.policy
         self._now = scene.now
         self._roster = scene.roster
-        self._halted = {group.id for group in scene.roster.groups.values() if groups.is_halted(scene.state, group)}
-        self._leaving = {w.worker_id for w in self._roster.living if w.gone_at is not None or self._is_stale(w)}
-        self._touched: set[WorkerId] = set()
-        self._ended: set[WorkerId] = set()
-        self._bought: Counter[GroupId] = Counter()
-        self.drafts: list[Draft] = []
-        self.blocked: dict[GroupId, groups.Closed] = {}
-        self.until_at: float | None = None
+        self._standings = scene.standings
+        self._book = Book(scene)
+        newest = {group_id: here.spec.revision for group_id, here in self._standings.items() if not here.halted}
+        self._leaving = {
+            w.worker_id for w in self._roster.living if w.gone_at is not None or w.revision < newest.get(w.group_id, 0)
+        }
+        self._rebooted: list[WorkerFact] = []
+        self._counters: tuple[Want, Shares, Buyer] | None = None
+        self.notes: list[str] = []  #: what is worth saying about the plan as a whole
         self.short = 0  #: hot workers that are wanted and could not be had
+
+    @property
+    def drafts(self) -> list[Draft]:
+        return self._book.drafts
+
+    @property
+    def blocked(self) -> dict[GroupId, groups.Closed]:
+        """What kept groups from starting more."""
+        return self._counters[2].blocked if self._counters is not None else {}
+
+    @property
+    def until_at(self) -> float | None:
+        """When the first of it may be gone."""
+        return self._counters[2].until_at if self._counters is not None else None
 
     # --- what must be, whatever the load ---
 
-    def end_failed(self) -> None:
-        """Workers that failed; who only fell silent gets a moment to come back."""
+    def end_failed(self, wanted: Want | None = None) -> None:
+        """Workers that failed. One that served is rebooted while the pool is short of ready ones; who only fell silent gets a
+        moment to come back.
+        """
+        short = 0 if wanted is None else wanted.hot - sum(1 for w in self._roster.serving if not self._is_leaving(w))
+        ordered: Counter[GroupId] = Counter()
         for worker in [*self._roster.failed, *self._roster.orphans]:
-            if worker.state is WorkerState.ERROR and self._is_beyond_hope(worker):
-                cause = worker.failure.cause if worker.failure is not None else Cause.START_CRASH
-                message = worker.failure.message if worker.failure is not None else ""
-                self._end(worker, "destroy", Why.REPLACE, f"failed: {cause} {message}".rstrip())
+            if worker.state is not WorkerState.ERROR or not self._is_beyond_hope(worker):
+                continue
+            cause = worker.failure.cause if worker.failure is not None else Cause.START_CRASH
+            message = worker.failure.message if worker.failure is not None else ""
+            failed = f"failed: {cause} {message}".rstrip()
+            memory = self._state.groups.get(worker.group_id)
+            known = worker.group_id in self._standings and not self._is_leaving(worker)
+            if short > 0 and known and reboots.may(worker, memory, ordered[worker.group_id], self._policy, self._now):
+                times = reboots.recent(worker.rebooted_at, self._now) + 1
+                text = f"{failed}; rebooted, {times} of {self._policy.reboots_per_worker} times within an hour"
+                self._book.act("reboot", worker, Why.REPLACE, text)
+                self._rebooted.append(worker)
+                ordered[worker.group_id] += 1
+                short -= 1
+            else:
+                self._book.act("destroy", worker, Why.REPLACE, failed)
 
     def finish_drains(self) -> None:
         """Workers that have nothing more to do; and those that began to drain without us, by a signal or an order."""
@@ -84,20 +109,24 @@ class Planner:
         """Workers of an old revision, and machines that are about to be taken back: replaced first, then released."""
         for worker in [*self._roster.coming, *self._roster.cold]:
             if self._is_stale(worker):
-                self._end(worker, "destroy", Why.REVISION, f"revision {worker.revision} is out of date")
+                self._book.act("destroy", worker, Why.REVISION, f"revision {worker.revision} is out of date")
+            elif worker.gone_at is not None:
+                self._book.act("destroy", worker, Why.REPLACE, "the provider takes the machine back before it could serve")
         old = [w for w in self._roster.ready if self._is_leaving(w)]
         if not old:
             return
         fresh = [w for w in self._roster.serving if not self._is_leaving(w)]
         spare = len(old) + len(fresh) - wanted.hot
-        hurried = [w for w in old if w.gone_at is not None and w.gone_at - self._now <= self._notice_s()]
-        for worker in hurried:
-            self._drain(worker, Why.REPLACE, "destroy", "the provider takes the machine back")
-        rest = list(victims.in_order([w for w in old if w not in hurried], self._state, self._roster, self._shares(wanted)))
-        room_needed = self._room() <= 0 and len(fresh) + len(self._roster.coming) < wanted.hot
+        hurried = {w.worker_id for w in old if w.gone_at is not None and w.gone_at - self._now <= self._notice_s()}
+        for worker in old:
+            if worker.worker_id in hurried:
+                self._drain(worker, Why.REPLACE, "destroy", "the provider takes the machine back")
+        room_needed = self._book.room <= 0 and len(fresh) + len(self._roster.coming) < wanted.hot
         if spare <= 0 and room_needed and not self._roster.draining:
             spare = self._policy.surge_workers
-        for worker in rest[: max(0, spare)]:
+        rest = [w for w in old if w.worker_id not in hurried]
+        shares, _ = self._counting(wanted)
+        for worker in islice(victims.in_order(rest, self._standings, shares), max(0, spare)):
             text = (
                 "the provider takes the machine back"
                 if worker.gone_at is not None
@@ -108,127 +137,163 @@ class Planner:
     # --- what the load wants ---
 
     def hot(self, wanted: Want) -> None:
-        """As many hot workers as wanted, counted by id: ready, coming and pending."""
-        counted = [w for w in self._roster.hot if w.worker_id not in self._touched and not self._is_leaving(w)]
-        lack = wanted.hot - len(counted)
-        if lack > 0:
-            self._up(lack, wanted)
-        elif lack < 0:
-            self._down(-lack, counted, wanted)
+        """As many hot workers as wanted, counted by id: ready, coming and pending. A start of a group whose starts often fail
+        counts as the part of a worker that it is likely to be.
+        """
+        shares, buyer = self._counting(wanted)
+        counted = self._counted()
+        unsure = sum(1.0 - self._standings[w.group_id].success for w in self._roster.coming if not self._is_out(w))
+        here = len(counted) - unsure + len(self._rebooted)
+        late = moves.late(self._scene, self._standings, buyer)
+        here -= late
+        if wanted.hot - here > _GRAIN:
+            work = sum(
+                shares.size_of(w) * (1.0 if w.state is WorkerState.READY else self._standings[w.group_id].success)
+                for w in counted
+            )
+            work += len(self._rebooted) - late
+            self._up(here, work, wanted, shares, buyer)
+            return
+        moving = moves.planned(self._scene, self._standings, shares, counted, buyer)
+        surplus = max(0.0, here - wanted.hot - moving.owed)
+        tried = min(trials.under_way(self._standings, shares), trials.allowance(wanted, self._policy))
+        if surplus - tried > _GRAIN:
+            self._down(surplus - tried, counted, wanted, shares)
+        self._move(moving, wanted, shares, buyer)
+        self._try(wanted, surplus, shares, buyer)
 
     def cold(self, wanted: Want) -> None:
         """No more on disk than wanted, no fewer in all than the floor."""
-        missing = wanted.floor - self._existing()
-        for _ in range(max(0, missing)):
-            if not self._create(wanted, Why.MIN_WORKERS, f"{wanted.floor} are to be kept, hot or cold"):
+        shares, buyer = self._counting(wanted)
+        for _ in range(max(0, wanted.floor - self._book.staying)):
+            if not self._keep_one_more(wanted, buyer):
                 break
-        excess = self._existing() - max(wanted.total, wanted.floor)
+        excess = self._book.staying - max(wanted.total, wanted.floor)
         if excess <= 0:
             return
         settled = self._now - self._policy.cold_least_s
-        spare = [w for w in self._roster.cold if w.worker_id not in self._touched and w.state_at <= settled]
-        for worker in islice(victims.in_order(spare, self._state, self._roster, self._shares(wanted)), excess):
+        spare = [w for w in self._roster.cold if w.worker_id not in self._book.touched and w.state_at <= settled]
+        for worker in islice(victims.in_order(spare, self._standings, shares), excess):
             cold_s = self._now - worker.state_at
-            self._end(worker, "destroy", Why.COLD_POOL, f"cold for {cold_s:.0f} s, {wanted.total} are worth keeping")
+            text = f"cold for {cold_s:.0f} s, {wanted.total} are worth keeping"
+            self._book.act("destroy", worker, Why.COLD_POOL, text)
 
     # --- up ---
 
-    def _up(self, lack: int, wanted: Want) -> None:
+    def _up(self, here: float, work: float, wanted: Want, shares: Shares, buyer: Buyer) -> None:
+        """From `here` workers, worth `work` average ones, to what is wanted. `wanted.pooled` of them serve the load and may come from
+        anywhere; the rest only from groups that lack their share.
+        """
+        pooled = wanted.hot if wanted.pooled is None else min(wanted.pooled, wanted.hot)
         for worker in sorted(self._roster.draining, key=lambda w: (-(w.drain.since_at if w.drain else 0.0), w.worker_id)):
-            if lack > 0 and self._is_takeable(worker):
-                self._touch(worker)
-                self.drafts.append(self._draft("undrain", worker, wanted.why, f"needed again: {wanted.sentence}"))
-                lack -= 1
+            may = pooled - here > _GRAIN or shares.lacks(worker.group_id)
+            if wanted.hot - here > _GRAIN and may and self._is_takeable(worker):
+                self._book.act("undrain", worker, wanted.why, f"needed again: {wanted.sentence}")
+                shares.regains(worker)
+                here, work = here + 1.0, work + shares.size_of(worker)
         under_way = sum(1 for w in self._roster.coming if w.intent is not None)
         most = max(0, min(self._policy.burst_workers, self._policy.unsettled_workers - under_way))
-        for _ in range(max(0, min(lack, most))):
-            if not self._start(wanted) and not self._create(wanted, wanted.why, wanted.sentence):
+        starts: Counter[GroupId] = Counter()
+        enough = False
+        for _ in range(most):
+            if wanted.hot - here <= _GRAIN:
                 break
-            lack -= 1
-        self.short = max(0, lack)
+            enough = bool(starts) and work >= wanted.hot - _GRAIN
+            if enough:
+                break  # what was started is faster than the average that was counted with
+            group = buyer.one(wanted.why, wanted.sentence, lacking=pooled - here <= _GRAIN)
+            if group is None:
+                break
+            starts[group.spec.id] += 1
+            here += group.success
+            work += group.success * shares.size(group.spec.id)
+        self.short = 0 if enough else max(0, round(wanted.hot - here + _GRAIN))
+        self._note_failures(starts)
 
-    def _start(self, wanted: Want) -> bool:
-        """Wake one cold worker, if there is one in a tier that may, before a higher tier is asked."""
-        shares = self._shares(wanted)
-        for tier in groups.tiers(self._roster):
-            shut_hosts = groups.quarantined(self._state, self._now)
-            for group in sorted(tier, key=lambda group: (-shares.lack(group.id), group.id)):
-                cold = [w for w in self._roster.cold if w.group_id == group.id and w.worker_id not in self._touched]
-                cold = [w for w in cold if w.host not in shut_hosts and not self._is_stale(w)]
-                if cold and self._is_open(group):
-                    worker = min(cold, key=lambda w: (capacity.usd_per_unit(self._state, w), -w.state_at, w.worker_id))
-                    self._touch(worker)
-                    self._bought[group.id] += 1
-                    self.drafts.append(self._draft("start", worker, wanted.why, wanted.sentence))
-                    return True
-            if self._room() > 0 and any(self._is_open(group) for group in tier):
-                return False
-        return False
+    def _note_failures(self, starts: Counter[GroupId]) -> None:
+        for group_id, count in starts.items():
+            here = self._standings[group_id]
+            if here.success < 1.0:
+                needed = count * here.success
+                self.notes.append(f"{here.name}: {count} starts for {needed:.3g}, {1 - here.success:.0%} of its starts fail")
 
-    def _create(self, wanted: Want, why: Why, text: str) -> bool:
-        """Buy one, if there is room and a group may."""
-        if self._room() <= 0:
-            return False
-        shares = self._shares(wanted)
-        for tier in groups.tiers(self._roster):
-            for group in sorted(tier, key=lambda group: (-shares.lack(group.id), group.id)):
-                if self._is_open(group):
-                    self._bought[group.id] += 1
-                    self.drafts.append(Draft("create", group.id, why, text, revision=group.revision))
-                    return True
-        return False
+    def _keep_one_more(self, wanted: Want, buyer: Buyer) -> bool:
+        """A new one for the floor of hot and cold: cold ones are there already, so only new ones count."""
+        return buyer.new(Why.MIN_WORKERS, f"{wanted.floor} are to be kept, hot or cold")
 
-    def _is_open(self, group: GroupSpec) -> bool:
-        coming = sum(1 for w in self._roster.coming if w.group_id == group.id and not self._is_stale(w)) + self._bought[group.id]
-        shut = groups.closed(self._state, group, coming, self._policy, self._now)
-        if shut is None:
-            return True
-        if group.managed and group.weight > 0:
-            self.blocked[group.id] = shut
-            if shut.until_at is not None:
-                self.until_at = shut.until_at if self.until_at is None else min(self.until_at, shut.until_at)
-        return False
+    def _move(self, moving: moves.Moves, wanted: Want, shares: Shares, buyer: Buyer) -> None:
+        """Replace who sits in the wrong group; where there is no room for a replacement, make some first."""
+        text = f"its group has less than its share; {wanted.sentence}"
+        for target in moving.targets:
+            if target == moves.ANY:
+                started = buyer.one(Why.SHARE, text, lacking=True) is not None
+            else:
+                started = buyer.take(self._standings[target], Why.SHARE, text)
+            if not started:
+                self._make_room(moving, shares)
+                return
+
+    def _make_room(self, moving: moves.Moves, shares: Shares) -> None:
+        if self._book.room > 0 or self._roster.draining or self._roster.stopping or self.drafts:
+            return
+        cold = [w for w in self._roster.cold if not shares.lacks(w.group_id)]
+        for worker in islice(victims.in_order(cold, self._standings, shares), 1):
+            self._book.act("destroy", worker, Why.SHARE, "another group has less than its share, and there is no room for it")
+            return
+        for worker in islice(victims.in_order(moving.excess, self._standings, shares), self._policy.surge_workers):
+            self._drain(
+                worker, Why.SHARE, "destroy", "its group has more than its share, and there is no room to replace it first"
+            )
+
+    def _try(self, wanted: Want, above: float, shares: Shares, buyer: Buyer) -> None:
+        group = trials.due(self._scene, wanted, self._standings, shares, buyer, above)
+        if group is not None:
+            text = trials.words(group, self._standings, shares)
+            if buyer.take(group, Why.TRIAL, text):
+                self.notes.append(text)
 
     # --- down ---
 
-    def _down(self, surplus: int, counted: list[WorkerFact], wanted: Want) -> None:
-        capacity_left = self._capacity(counted)
+    def _down(self, surplus: float, counted: list[WorkerFact], wanted: Want, shares: Shares) -> None:
         needed = wanted.units_per_s
+        capacity_left = sum(self._perf(w) or 0.0 for w in counted) if needed is not None else 0.0
         idle_is_kept = False
-        shares = self._shares(wanted)
-        for worker in victims.in_order([w for w in counted if self._is_own(w)], self._state, self._roster, shares):
-            if surplus <= 0:
+        own = [w for w in counted if self._is_own(w)]
+        for worker in victims.in_order(own, self._standings, shares, within_shares=wanted.hot > 0):
+            is_ready = worker.state is WorkerState.READY
+            weighs = 1.0 if is_ready else self._standings[worker.group_id].success
+            if surplus < weighs - _GRAIN:
                 return
-            perf = capacity.perf_of(self._state, worker)
+            perf = self._perf(worker)
             if victims.is_busy(worker) and idle_is_kept:
                 return  # never a busy one while an idle one stays
-            if worker.state is WorkerState.READY and perf and needed is not None and capacity_left - perf < needed - 1e-9:
+            if is_ready and perf and needed is not None and capacity_left - perf < needed - _GRAIN:
                 idle_is_kept = idle_is_kept or not victims.is_busy(worker)
                 continue  # the pool is mixed: without this one it would be too slow
             if self._release(worker, wanted):
-                surplus -= 1
+                surplus -= weighs
                 shares.loses(worker)
                 capacity_left -= perf or 0.0
 
     def _release(self, worker: WorkerFact, wanted: Want) -> bool:
         """Let one hot worker go in the cheapest way; False when the floor of the pool forbids it."""
-        needed_on_disk = self._existing() - 1 < max(wanted.total, wanted.floor)
+        needed_on_disk = self._book.staying - 1 < max(wanted.total, wanted.floor)
         if worker.state is WorkerState.READY:
             self._drain(worker, wanted.why, "stop" if needed_on_disk else "destroy", wanted.sentence)
             return True
         if worker.from_cold and needed_on_disk:
-            self._end(worker, "stop", wanted.why, f"on its way and no longer needed: {wanted.sentence}")
+            self._book.act("stop", worker, wanted.why, f"on its way and no longer needed: {wanted.sentence}")
             return True
-        if self._existing() - 1 < wanted.floor:
+        if self._book.staying - 1 < wanted.floor:
             return False
-        self._end(worker, "destroy", wanted.why, f"{worker.state} and no longer needed: {wanted.sentence}")
+        self._book.act("destroy", worker, wanted.why, f"{worker.state} and no longer needed: {wanted.sentence}")
         return True
 
     # --- small parts ---
 
     def _leave(self, workers: list[WorkerFact], why: Why, then: Then, text: str) -> None:
         for worker in workers:
-            if worker.worker_id in self._touched:
+            if worker.worker_id in self._book.touched:
                 continue
             if worker.state is WorkerState.READY or (worker.state is WorkerState.DRAINING and worker.drain is None):
                 self._drain(worker, why, then, text)
@@ -240,9 +305,9 @@ class Planner:
             ):
                 continue  # it stops first; what is cold is destroyed
             elif worker.state in COMING:
-                self._end(worker, "stop" if then == "stop" and worker.from_cold else "destroy", why, text)
+                self._book.act("stop" if then == "stop" and worker.from_cold else "destroy", worker, why, text)
             elif worker.state is WorkerState.STOPPED and then == "destroy":
-                self._end(worker, "destroy", why, text)
+                self._book.act("destroy", worker, why, text)
 
     def _end_when_drained(self, worker: WorkerFact) -> None:
         assert worker.drain is not None
@@ -250,52 +315,36 @@ class Planner:
         if not done.done:
             return
         text = f"drained in {done.waited_s:.0f} s" + (f", cut short with {done.inflight} in flight" if done.cut_short else "")
-        self._end(worker, worker.drain.then, worker.drain.why, text)
-
-    def _end(self, worker: WorkerFact, op: Op, why: Why, text: str) -> None:
-        self._touch(worker)
-        if op == "destroy":
-            self._ended.add(worker.worker_id)
-        self.drafts.append(self._draft(op, worker, why, text))
+        self._book.act(worker.drain.then, worker, worker.drain.why, text)
 
     def _drain(self, worker: WorkerFact, why: Why, then: Then, text: str) -> None:
-        self._touch(worker)
-        if then == "destroy":
-            self._ended.add(worker.worker_id)
-        self.drafts.append(self._draft("drain", worker, why, text, then))
+        self._book.act("drain", worker, why, text, then)
 
-    def _draft(self, op: Op, worker: WorkerFact, why: Why, text: str, then: Then | None = None) -> Draft:
-        return Draft(op, worker.group_id, why, text, worker, worker.revision, then)
+    def _counting(self, wanted: Want) -> tuple[Shares, Buyer]:
+        """Shares and buyer of this wish; the plan has one."""
+        if self._counters is None or self._counters[0] is not wanted:
+            shares = Shares(self._standings, [*self._counted(), *self._rebooted], wanted.hot)
+            self._counters = wanted, shares, Buyer(self._scene, self._standings, self._book, shares)
+        return self._counters[1], self._counters[2]
 
-    def _touch(self, worker: WorkerFact) -> None:
-        self._touched.add(worker.worker_id)
+    def _counted(self) -> list[WorkerFact]:
+        """Hot workers that stay."""
+        out = self._book.touched | self._leaving
+        return [w for w in self._roster.hot if w.worker_id not in out] if out else self._roster.hot
 
-    def _room(self) -> int:
-        """How many more may exist. Everything that costs money counts, also what is on its way out."""
-        assert self._state.spec is not None
-        gone = {d.worker.worker_id for d in self.drafts if d.op == "destroy" and d.worker is not None}
-        here = sum(1 for w in self._roster.living if w.worker_id not in gone) + sum(1 for d in self.drafts if d.op == "create")
-        return self._state.spec.settings.max_workers - here
+    def _is_out(self, worker: WorkerFact) -> bool:
+        return worker.worker_id in self._leaving or worker.worker_id in self._book.touched
 
-    def _existing(self) -> int:
-        """Workers that stay, hot or cold, when this plan is carried out."""
-        leaving = {w.worker_id for w in self._roster.draining if w.drain is not None and w.drain.then == "destroy"}
-        stay = [w for w in self._roster.living if w.worker_id not in self._ended and w.worker_id not in leaving]
-        return len(stay) + sum(1 for d in self.drafts if d.op == "create")
-
-    def _shares(self, wanted: Want) -> Shares:
-        shares = Shares(self._state, self._roster, (w for w in self._roster.hot if not self._is_leaving(w)), wanted.hot)
-        for group_id, bought in self._bought.items():
-            for _ in range(bought):
-                shares.gains(group_id)
-        return shares
-
-    def _capacity(self, workers: list[WorkerFact]) -> float:
-        return sum(capacity.perf_of(self._state, w) or 0.0 for w in workers)
+    def _perf(self, worker: WorkerFact) -> float | None:
+        if worker.perf > 0:
+            return worker.perf
+        here: Standing | None = self._standings.get(worker.group_id)
+        return here.perf if here is not None else None
 
     def _is_stale(self, worker: WorkerFact) -> bool:
         """Out of date, and its successor may come. While the new revision is halted the old one is what works."""
-        return self._roster.is_stale(worker) and worker.group_id not in self._halted
+        here = self._standings.get(worker.group_id)
+        return here is not None and worker.revision < here.spec.revision and not here.halted
 
     def _is_leaving(self, worker: WorkerFact) -> bool:
         return worker.worker_id in self._leaving
@@ -303,7 +352,8 @@ class Planner:
     def _is_takeable(self, worker: WorkerFact) -> bool:
         return (
             worker.drain is not None
-            and worker.worker_id not in self._touched
+            and worker.drain.why is not Why.SHARE  # it makes room for one of another group
+            and worker.worker_id not in self._book.touched
             and worker.liveness in (Liveness.ALIVE, Liveness.SUSPECT)
             and not self._is_leaving(worker)
         )

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from functools import cached_property
 
+from schemas.ids import GroupId
 from schemas.records import ScalingSettings
 
-from . import traffic
+from . import groups, traffic
 from .roster import Roster
 from .types import EndpointState, Policy
 
@@ -24,6 +25,11 @@ class Scene:
     def here(self) -> traffic.Present:
         """Requests that are here now."""
         return traffic.present(self.state, self.now, self.policy)
+
+    @cached_property
+    def standings(self) -> dict[GroupId, groups.Standing]:
+        """How each group stands."""
+        return groups.standings(self.state, self.roster, self.policy)
 
     @property
     def settings(self) -> ScalingSettings:

@@ -29,6 +29,11 @@ class ScalerSettings(msgspec.Struct, frozen=True, kw_only=True):
     clock_skew_s: float = 5.0  #: that clocks of routers and workers may differ by
     drain_deadline_s: float = 900.0  #: how long a draining worker's requests may go on before they are cut
     command_ttl_s: float = 600.0  #: a command that nobody carried out by then is dead
+    proven_after_s: float = 60.0  #: ready this long: the start was a success
+    reboots_per_worker: int = 2  #: within an hour, of a worker that fails while it serves; then it is replaced. 0: never
+    reboots_per_group: int = 6  #: within an hour, over all workers of a group
+    horizon_s: float = 3600.0  #: a new worker is expected to be of use this long, when the cost of its work is reckoned
+    learn_usd: float = 1.0  #: what starting a group that nobody has measured may cost
 
     def policy(self, installation: str) -> Policy:
         """The constants of the pure core."""
@@ -42,4 +47,9 @@ class ScalerSettings(msgspec.Struct, frozen=True, kw_only=True):
             clock_skew_s=self.clock_skew_s,
             drain_deadline_s=self.drain_deadline_s,
             command_ttl_s=self.command_ttl_s,
+            proven_after_s=self.proven_after_s,
+            reboots_per_worker=self.reboots_per_worker,
+            reboots_per_group=self.reboots_per_group,
+            horizon_s=self.horizon_s,
+            learn_usd=self.learn_usd,
         )

@@ -126,6 +126,10 @@ def spec_of(record: EndpointRecord) -> EndpointSpec:
             price_cap_usd_per_hour=group.price_cap_usd_per_hour,
             usd_per_hour=group.usd_per_hour,
             start_timeout_s=group.template.start_timeout_s,
+            by_cost=group.by_cost,
+            max_workers=group.max_workers,
+            overflow_util=group.overflow_util,
+            overflow_queue_s=group.overflow_queue_s,
         )
         for group in record.groups
     )

@@ -69,6 +69,10 @@ class GroupSpec(Value, frozen=True, kw_only=True):
     price_cap_usd_per_hour: float | None = None
     usd_per_hour: float | None = None  #: of its hot workers, where people say so
     start_timeout_s: float = 600.0
+    by_cost: bool = False  #: no weight was given; in a tier without any the cheapest delivered work goes first
+    max_workers: int | None = None  #: hot and cold of this group
+    overflow_util: float | None = None  #: it helps out once the tiers below are used above this
+    overflow_queue_s: float | None = None  #: or once a request has waited this long
 
 
 class EndpointSpec(Value, frozen=True, kw_only=True):
@@ -121,6 +125,8 @@ class WorkerFact(Value, frozen=True, kw_only=True):
     ready_at: float | None = None
     proven: bool = False  #: its present start counted as a success
     blamed: bool = False  #: its present start counted as a failure
+    phase_at: float = 0.0  #: begin of the phase of its start that it is in; 0: as launched_at
+    rebooted_at: tuple[float, ...] = ()  #: our last reboots of it, for their budget
     intent: Intent | None = None  #: our newest command for it, until its effect is seen
     # the provider's side
     instance_state: str | None = None  #: None: the provisioner has no record (yet)
@@ -202,6 +208,7 @@ class GroupMemory(Value, frozen=True, kw_only=True):
     last_failure: Failure | None = None
     last_phase: Phase | None = None
     failed_cost_usd: float = 0.0  #: spent on those starts
+    missed_in_row: int = 0  #: tries since the last success that the market refused
     backoff_until_at: float = 0.0  #: no start before
     breaker: Breaker | None = None
     starts_ok: float = 0.0  #: decayed counts, for the failure rate
@@ -213,11 +220,15 @@ class GroupMemory(Value, frozen=True, kw_only=True):
     slots: int = 0
     offer_usd_per_hour: float | None = None
     offer_storage_usd_per_hour: float = 0.0
+    usd_per_hour: float | None = None  #: what its newest worker costs while hot; None: none was seen yet
+    phase_s: dict[str, tuple[float, ...]] = {}  #: last durations of the phases of a start, by `phases.key`
+    rebooted_at: tuple[float, ...] = ()  #: our last reboots of its workers, for their budget
 
 
 class HostMemory(Value, frozen=True, kw_only=True):
     failures: int = 0
     quarantined_until_at: float = 0.0
+    failed_at: float = 0.0  #: newest failure
 
 
 class Fresh(Value, frozen=True, kw_only=True):
@@ -323,6 +334,24 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     quarantine_s: float = 3600.0  #: nothing is started on such a host for this long
     burst_workers: int = 64  #: started by one decision at most
     unsettled_workers: int = 256  #: starts whose effect is not seen yet, at most
+    learn_failure_rate: float = 0.05  #: groups whose starts fail more often than this get more starts than are needed
+    sure_starts: float = 4.0  #: so many recent starts make a failure rate
+    phase_floor_s: float = 120.0  #: no phase of a start is given less
+    phase_factor: float = 3.0  #: and each gets this many times what nearly all before it took
+    phase_samples: int = 5  #: of a phase make a deadline; before, only start_timeout_s counts
+    # choosing among groups
+    horizon_s: float = 3600.0  #: a new worker is expected to be of use this long
+    lead_slack: float = 1.5  #: while somebody waits, boots up to this many times the fastest are as good as it
+    cold_worth: float = 0.8  #: a new worker is bought past a cold one only if its work costs less than this part of it
+    learn_workers: int = 1  #: groups that are tried above need at the same time
+    learn_share: float = 0.25  #: and this much above need at most, but always one
+    learn_usd: float = 1.0  #: a try above need may cost this, where the price is known
+    move_after_s: float = 300.0  #: a worker in the wrong group is replaced after this long
+    move_share: float = 0.25  #: of the hot pool is moved to another group at once, but always one
+    # rebooting what failed while it served
+    reboots_per_worker: int = 2  #: within an hour; after that it is replaced
+    reboots_per_group: int = 6
+    reboot_ttl_s: float = 120.0  #: then the reboot has failed
     surge_workers: int = 1  #: above max_workers is never gone; of an old revision this many make way at once when it is full
     # ending
     lost_destroy_s: float = 30.0  #: lost for this long: destroyed
@@ -352,6 +381,7 @@ class Want(msgspec.Struct, frozen=True, kw_only=True):
     inputs: tuple[InputRead, ...] = ()
     until_at: float | None = None  #: when it changes by itself at the earliest, as far as the calendar knows
     engine: bytes | None = None  #: the engine's memory from now on; None: unchanged
+    pooled: int | None = None  #: of `hot`, so many serve the load; the rest is for groups that would have nobody. None: all
 
 
 class Action(msgspec.Struct, frozen=True, kw_only=True):

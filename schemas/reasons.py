@@ -52,6 +52,8 @@ class Why(StrEnum):
     COLD_POOL = "cold_pool"  #: stopped workers above or below what pays
     REPLACE = "replace"  #: a worker failed or was lost
     REVISION = "revision"  #: an older revision makes way
+    SHARE = "share"  #: a worker group has more or less than its share
+    TRIAL = "trial"  #: a worker group that nobody has measured is tried
     ENDPOINT_SUSPENDED = "endpoint_suspended"
     ENDPOINT_STOPPED = "endpoint_stopped"
     ENDPOINT_DELETED = "endpoint_deleted"

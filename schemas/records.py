@@ -132,6 +132,9 @@ class Override(Record, frozen=True, kw_only=True):
 MAX_OVERRIDE_S = 30 * 86400.0
 
 
+MAX_TIER = 1000
+
+
 class Template(Record, frozen=True, kw_only=True):
     """What runs on a worker. Frozen into the group that uses it, so a revision is reproducible."""
 
@@ -158,6 +161,10 @@ class WorkerGroup(Record, frozen=True, kw_only=True):
     launch_args: str = ""  #: for the provider, when it creates a machine
     weight: float = 1.0  #: share of the traffic among groups of one tier
     tier: int = 0  #: overflow order; lower first
+    by_cost: bool = False  #: no weight was given: in a tier without any, the cheapest delivered work goes first
+    max_workers: int | None = None  #: ceiling over this group's hot and cold; then the next tier helps out
+    overflow_util: float | None = None  #: this group helps out once the tiers below are used above this, in (0, 1]
+    overflow_queue_s: float | None = None  #: or once a request has waited this long
     gpu_ram: float | None = None  #: GB
     price_cap_usd_per_hour: float | None = None  #: nothing dearer is rented
     usd_per_hour: float | None = None  #: what a hot worker costs, where you know better than its provider (your own machines)
@@ -165,6 +172,24 @@ class WorkerGroup(Record, frozen=True, kw_only=True):
     revision: int = 1
     oldest_revision: int = 0  #: workers older than this make way for new ones; 0: all that are not of `revision`
     created_at: float = 0.0
+
+    def problems(self) -> dict[str, str]:
+        """What makes no sense, by field, as the end of a sentence that begins with the field's name."""
+        found = {
+            name: "must be a finite number of at least 0"
+            for name in ("weight", "gpu_ram", "price_cap_usd_per_hour", "usd_per_hour", "expected_perf", "overflow_queue_s")
+            if (value := getattr(self, name)) is not None and not 0 <= value < float("inf")
+        }
+        if not 0 <= self.tier <= MAX_TIER:
+            found["tier"] = f"must be from 0 to {MAX_TIER}"
+        if self.max_workers is not None and not 0 <= self.max_workers <= MAX_WORKERS_LIMIT:
+            found["max_workers"] = f"must be from 0 to {MAX_WORKERS_LIMIT}"
+        if self.overflow_util is not None and not 0 < self.overflow_util <= 1:
+            found["overflow_util"] = "must be above 0 and at most 1"
+        for name in ("overflow_util", "overflow_queue_s"):
+            if getattr(self, name) is not None and self.tier == 0:
+                found.setdefault(name, "says when a higher tier helps out, and this group is in tier 0: set its tier")
+        return found
 
 
 class EndpointRecord(Record, frozen=True, kw_only=True):
@@ -237,6 +262,7 @@ class InstanceRecord(Record, frozen=True, kw_only=True):
     commanded_at: float = 0.0  #: issued_at of that command; an older stop or start that arrives late is superseded
     mtoken_sha256: str = ""  #: hash of MASTER_TOKEN, by which Vast's PyWorker reports
     failure: Failure | None = None
+    gone_at: float | None = None  #: the provider gave notice that it takes the machine back then
 
 
 class WorkerRecord(Record, frozen=True, kw_only=True):

@@ -59,7 +59,8 @@ PURE = [
         f"scaler/{name}.py"
         for name in (
             "types observations state window ageing traffic capacity learning roster scene groups shares victims reactive ensemble limits "
-            "calendar audit plan decide deeds drain liveness lifecycle memory replay shards orders records news"
+            "cost phases reboots tiers book buying moves trials calendar audit "
+            "plan decide deeds drain liveness lifecycle memory replay shards orders records news"
         ).split()
     ),
     "scaler/engine",

@@ -42,7 +42,7 @@ class GroupSpec(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     template: str
     provider: str = "process"
-    weight: float = 1.0
+    weight: float | None = None
     tier: int = 0
     search_params: str = ""
     launch_args: str = ""
@@ -50,8 +50,26 @@ class GroupSpec(msgspec.Struct, frozen=True, kw_only=True):
     price_cap_usd_per_hour: float | None = None
     usd_per_hour: float | None = None
     expected_perf: float | None = None
+    max_workers: int | None = None
+    overflow_util: float | None = None
+    overflow_queue_s: float | None = None
+
+    def problems(self) -> dict[str, str]:
+        """By field, what the control plane would refuse."""
+        fields = {field: value for field in _RULED if (value := getattr(self, field)) is not None}
+        return records.WorkerGroup(id=ids.GroupId(0), template=records.Template(name=self.template), **fields).problems()
 
 
+_RULED = (
+    "weight",
+    "tier",
+    "gpu_ram",
+    "price_cap_usd_per_hour",
+    "expected_perf",
+    "max_workers",
+    "overflow_util",
+    "overflow_queue_s",
+)
 _GROUP = frozenset(field.name for field in msgspec.structs.fields(GroupSpec))
 _SCHEDULE = frozenset(field.name for field in msgspec.structs.fields(records.Schedule))
 
@@ -164,8 +182,8 @@ def _endpoint(document: Document, fields: dict[str, Any]) -> EndpointSpec:
         spec = _convert(document, group, GroupSpec, path)
         if spec.name in specs:
             raise document.error(f"two groups are called {spec.name!r}", path, "give each its own name")
-        if not 0 <= spec.weight < float("inf"):
-            raise document.error("weight must be a finite number of at least 0", (*path, "weight"))
+        for field, problem in spec.problems().items():
+            raise document.error(f"{field} {problem}", (*path, field))
         specs[spec.name] = spec
     return EndpointSpec(
         name=name,

@@ -19,6 +19,7 @@ _COLUMNS = {
     "PROVIDER": "provider",
     "WEIGHT": "weight",
     "TIER": "tier",
+    "MAX": "max_workers",
     "REVISION": "revision",
     "HALTED": "halt",
 }

@@ -48,7 +48,7 @@ def test_a_good_file():
     assert template.env == {"LOAD": "0.5", "FAST": "true", "TOKEN": "from outside"}
     [endpoint] = found.endpoints
     assert (endpoint.settings.max_workers, endpoint.settings.inactivity_timeout, endpoint.settings.target_util) == (3, -1, 0.9)
-    assert [(group.name, group.tier, group.weight) for group in endpoint.groups] == [("local", 0, 2), ("cheap", 1, 1)]
+    assert [(group.name, group.tier, group.weight) for group in endpoint.groups] == [("local", 0, 2), ("cheap", 1, None)]
 
 
 def test_the_working_directory_is_the_files_own_when_none_is_given():
@@ -65,6 +65,13 @@ def test_defaults_by_merge_keys():
     text = "kind: Endpoint\nname: e\n<<: &d {max_workers: 7, min_load: 1}\nmin_load: 2\n"
     settings = read(text).endpoints[0].settings
     assert (settings.max_workers, settings.min_load) == (7, 2)
+
+
+def test_a_group_without_a_weight_has_none():
+    text = "kind: Endpoint\nname: e\ngroups:\n- {name: a, template: t}\n- {name: b, template: t, tier: 1, overflow_queue_s: 8, max_workers: 4}\n"
+    first, second = read(text).endpoints[0].groups
+    assert (first.weight, first.max_workers, first.overflow_queue_s) == (None, None, None)
+    assert (second.tier, second.overflow_queue_s, second.max_workers) == (1, 8.0, 4)
 
 
 def test_min_workers_is_the_guides_name_for_cold_workers():
@@ -86,6 +93,10 @@ def test_schedules():
         ("kind: Endpoint\nname: e\nmin_laod: 3\n", 3, ["unknown field 'min_laod'", "did you mean 'min_load'?"]),
         ("kind: Endpoint\nname: e\ngroups:\n- name: g\n  template: t\n  wieght: 1\n", 6, ["unknown field 'wieght'", "'weight'"]),
         ("kind: Endpoint\nname: e\ngroups:\n- name: g\n  template: t\n  weight: heavy\n", 6, ["groups.0.weight", "got `str`"]),
+        ("kind: Endpoint\nname: e\ngroups:\n- {name: g, template: t, weight: -1}\n", 4, ["weight must be a finite number"]),
+        ("kind: Endpoint\nname: e\ngroups:\n- {name: g, template: t, max_workers: -1}\n", 4, ["max_workers must be from 0"]),
+        ("kind: Endpoint\nname: e\ngroups:\n- name: g\n  template: t\n  overflow_util: 0.8\n", 6, ["in tier 0: set its tier"]),
+        ("kind: Endpoint\nname: e\ngroups:\n- {name: g, template: t, tier: 1, overflow_util: 8}\n", 4, ["above 0 and at most 1"]),
         ("kind: Endpoint\nname: e\ngroups:\n- name: g\n", 4, ["missing required field `template`"]),
         (
             "kind: Endpoint\nname: e\ngroups:\n- {name: g, template: t}\n- {name: g, template: t}\n",

@@ -41,7 +41,8 @@ groups = st.builds(
     GroupSpec,
     name=st.sampled_from("abc"),
     template=st.sampled_from(["t", "u"]),
-    weight=st.floats(0, 10),
+    weight=st.none() | st.floats(0, 10),
+    max_workers=st.none() | st.integers(0, 9),
     tier=st.integers(0, 3),
     gpu_ram=st.none() | st.floats(1, 80),
 )

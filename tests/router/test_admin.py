@@ -163,6 +163,31 @@ async def test_a_worker_group_from_creation_to_deletion(house: House, path):
     assert (await house.call("DELETE", "/api/v1/templates/llm"))[0] == 200
 
 
+async def test_weights_and_thresholds_of_a_group_over_http(house: House):
+    endpoint = await house.endpoint(groups=0)
+    path = "/api/v1/groups/"
+    body = {"endpoint_id": endpoint.id, "template": {"name": "t", "command": ["serve"]}}
+    _, made = await house.call("POST", path, body)
+    assert (made["result"]["weight"], made["result"]["max_workers"]) == (None, None), "nobody gave a weight: cost decides"
+    record = house.router.board.desks[endpoint.id].record.groups[-1]
+    assert (record.weight, record.by_cost) == (1.0, True), "readers that do not know by_cost see equal weights"
+
+    group = f"{path}{made['id']}/"
+    thresholds = {"tier": 1, "max_workers": 4, "overflow_util": 0.8, "overflow_queue_s": 8.0}
+    _, changed = await house.call("PUT", group, {"weight": 2.0, **thresholds})
+    assert {name: changed["result"][name] for name in ("weight", *thresholds)} == {"weight": 2.0, **thresholds}
+    assert changed["result"]["revision"] == 1, "no worker is replaced for it"
+    status, refused = await house.call("PUT", group, {"tier": 0})
+    assert status == 422
+    assert "set its tier" in json.dumps(refused)
+    unset = {"unset": ["weight", "overflow_util", "overflow_queue_s", "max_workers"]}
+    _, back = await house.call("PUT", group, {**unset, "tier": 0})
+    assert [back["result"][name] for name in ("weight", "tier", "max_workers", "overflow_util")] == [None, 0, None, None]
+    told = await events_of(house, endpoint.id, {"group_changed"})
+    assert told[0].changed == ("weight", "tier", "max_workers", "overflow_util", "overflow_queue_s")
+    assert told[1].changed == told[0].changed
+
+
 async def test_api_keys_are_shown_once_and_can_be_revoked_and_expire(house: House, bus_for, keys_dir):
     endpoint = await house.endpoint()
     await house.worker(endpoint, slots=9)

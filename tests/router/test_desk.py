@@ -104,6 +104,25 @@ def test_a_full_group_leaves_its_share_to_the_others():
     assert [board.ask()[1].worker.id for _ in range(6)].count("w2") == 5
 
 
+def test_a_tier_without_weights_is_one_pool():
+    board = Board({"by_cost": True}, {"by_cost": True})
+    board.add(1, group=1, slots=1)
+    for n in range(2, 6):
+        board.add(n, group=2, slots=1)
+    got = [board.ask()[1].worker.group_id for _ in range(5)]
+    assert (got.count(1), got.count(2)) == (1, 4), "each slot once, whichever group it is of"
+    request, placement = board.ask(exclude_workers=("w1",))
+    assert placement is None or placement.worker.id != "w1"
+
+
+def test_one_weight_in_a_tier_makes_all_of_it_go_by_weights():
+    board = Board({"weight": 3.0}, {"by_cost": True})
+    board.add(1, group=1, slots=100)
+    board.add(2, group=2, slots=100)
+    got = [board.ask()[1].worker.group_id for _ in range(40)]
+    assert (got.count(1), got.count(2)) == (30, 10)
+
+
 def test_a_stopped_endpoint_gives_out_nothing_and_starts_again_with_who_waits():
     board = Board()
     board.add(1)

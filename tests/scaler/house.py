@@ -18,7 +18,7 @@ from scaler.metrics import Metrics
 from scaler.service import Scaler
 from scaler.settings import ScalerSettings
 from schemas import codec, events, subjects
-from schemas.commands import AnyCommand, CreateWorker, DestroyWorker, StartWorker, StopWorker
+from schemas.commands import AnyCommand, CreateWorker, DestroyWorker, RebootWorker, StartWorker, StopWorker
 from schemas.ids import EndpointId, GroupId, WorkerId
 from schemas.records import DemandMark, EndpointRecord, InstanceRecord, ScalingSettings, Template, WorkerGroup, WorkerRecord
 from schemas.signals import ControlOrder, ControlReply, DemandReport, Heartbeat
@@ -236,6 +236,12 @@ class House:
                 worker.launch()
             case StartWorker():
                 await self._show(command, "starting")
+                await self._show(command, "running")
+                self.workers[command.worker_id].launch()
+            case RebootWorker():
+                await self._show(command, "stopping")
+                self.workers[command.worker_id].end()
+                self.workers[command.worker_id].failure = None
                 await self._show(command, "running")
                 self.workers[command.worker_id].launch()
             case StopWorker():

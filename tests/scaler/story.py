@@ -20,11 +20,11 @@ from schemas.ids import EndpointId, GroupId, WorkerId
 from schemas.reasons import Cause
 from schemas.records import EndpointRecord, Failure, InstanceRecord, ScalingSettings, Template, WorkerGroup
 from schemas.signals import DemandReport, Heartbeat
+from schemas.states import HOT, WorkerState
 from schemas.states import EndpointState as Activity
-from schemas.states import WorkerState
 
 EP = EndpointId(42)
-G1, G2 = GroupId(1), GroupId(2)
+G1, G2, G3 = GroupId(1), GroupId(2), GroupId(3)
 T0 = 1_700_000_000.0
 TEMPLATE = Template(name="t", command=("serve",), start_timeout_s=600.0)
 
@@ -59,6 +59,9 @@ class Machine:
         self.usd_per_hour = 0.0
         self.perf: float | None = None
         self.rest = 0.0
+        self.boot_s: float | None = None  # of its present start; None: as the story says
+        self.rebooting = False
+        self.gone_at: float | None = None
 
 
 def poisson(chance: random.Random, mean: float) -> int:
@@ -106,6 +109,10 @@ class Story:
         self.fails: dict[GroupId, Failure] = {}  # starts of these groups fail
         self.fails_after_s = 5.0
         self.refuses: set[GroupId] = set()  # creates of these groups find no offer
+        self.mends = True  # a reboot brings a broken model server back
+        self.perfs: dict[GroupId, float] = {}  # of workers of these groups
+        self.prices: dict[GroupId, float] = {}  # $ per hour
+        self.boots_s: dict[GroupId, float] = {}  # creations of these groups take this long
         self.silent = False  # heartbeats and reports do not reach us
         self.no_provider = False  # commands stay in the queue
         self.told: list[tuple[float, str, WorkerId]] = []
@@ -166,6 +173,13 @@ class Story:
         self.fold(observations.LivenessJudged(at=self.now, worker_id=worker_id, liveness=Liveness.LOST, silent_s=10.0))
         return self
 
+    def warns(self, worker_id: WorkerId, notice_s: float) -> Story:
+        """The provider will take a machine back."""
+        machine = self.machines[worker_id]
+        machine.gone_at = self.now + notice_s
+        self._show(machine)
+        return self
+
     # --- what the test sees ---
 
     def workers(self, *states: WorkerState) -> list[WorkerFact]:
@@ -187,6 +201,10 @@ class Story:
     def hot(self) -> int:
         """Machines that cost money now."""
         return len([m for m in self.machines.values() if m.instance in ("creating", "starting", "running", "stopping")])
+
+    def count(self, group_id: GroupId, *states: WorkerState) -> int:
+        """Workers of this group in these states; without any, hot ones."""
+        return sum(1 for w in self.state.workers.values() if w.group_id == group_id and w.state in (states or HOT))
 
     def ops(self, op: str) -> list[tuple[float, WorkerId]]:
         """(seconds since the begin, worker) of every command of this kind."""
@@ -259,7 +277,7 @@ class Story:
     def _inside(self, machine: Machine) -> WorkerState:
         if machine.error is not None:
             return WorkerState.ERROR
-        boot_s = self.create_s if machine.starts == 1 else self.start_s
+        boot_s = machine.boot_s or (self.create_s if machine.starts == 1 else self.start_s)
         age = self.now - machine.launched_at
         if machine.group_id in self.fails and machine.revision >= self._revision(machine.group_id) and age >= self.fails_after_s:
             return WorkerState.ERROR
@@ -357,9 +375,15 @@ class Story:
             case "create":
                 assert machine is None, f"{action.worker_id} is created twice"
                 machine = self.machines[action.worker_id] = Machine(action.worker_id, action.group_id, action.revision, self.now)
+                machine.perf = self.perfs.get(action.group_id)
+                machine.usd_per_hour = self.prices.get(action.group_id, 0.0)
+                machine.boot_s = self.boots_s.get(action.group_id)
             case "start":
                 machine.instance, machine.launched_at, machine.starts = "starting", self.now, machine.starts + 1
                 machine.seq, machine.told_drain, machine.error, machine.beats = 0, False, None, True
+                machine.boot_s = None
+            case "reboot":
+                machine.instance, machine.rebooting, machine.backlog = "stopping", True, 0.0
             case "stop":
                 machine.instance = "stopping"
             case "destroy":
@@ -373,7 +397,13 @@ class Story:
         follows = {"creating": "running", "starting": "running", "stopping": "stopped", "destroying": "gone"}
         for machine in self.machines.values():
             if machine.instance in follows:
-                machine.instance, machine.instance_at = follows[machine.instance], self.now
+                if machine.rebooting:
+                    machine.rebooting, machine.instance = False, "running"
+                    machine.launched_at, machine.starts, machine.seq, machine.boot_s = self.now, machine.starts + 1, 0, None
+                    machine.error, machine.beats = (None, True) if self.mends else (machine.error, machine.beats)
+                else:
+                    machine.instance = follows[machine.instance]
+                machine.instance_at = self.now
                 self._show(machine)
 
     def _show(self, machine: Machine) -> None:
@@ -390,8 +420,9 @@ class Story:
             state_at=machine.instance_at,
             starts=machine.starts,
             command_id=machine.command,
+            gone_at=machine.gone_at,
         )
         self.fold(observations.InstanceSeen(at=self.now, worker_id=machine.id, instance=record))
 
 
-__all__ = ["EP", "G1", "G2", "T0", "TEMPLATE", "Activity", "Machine", "Story", "group", "limits"]
+__all__ = ["EP", "G1", "G2", "G3", "T0", "TEMPLATE", "Activity", "Machine", "Story", "group", "limits"]

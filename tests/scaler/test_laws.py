@@ -9,6 +9,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from scaler import decide, memory, observations, replay, state, victims
+from scaler.scene import Scene
+from scaler.shares import Shares
 from scaler.types import Drain, EndpointState, Liveness, Policy, RouterFact, Telemetry, WorkerFact
 from schemas.ids import WorkerId
 from schemas.reasons import Cause, Why
@@ -159,13 +161,25 @@ def test_more_waiting_never_wants_fewer(here, more):
 @law
 @given(states())
 def test_nobody_busy_goes_while_an_idle_one_stays(here):
+    """Unless that one is the share of another group: then it cannot do the work that the busy one is there for."""
     decision = decide.decide(here, POLICY, NOW)
     by_load = {a.worker_id for a in decision.actions if a.op == "drain" and a.why not in (Why.REVISION, Why.REPLACE)}
     candidates = [w for w in here.workers.values() if w.state is WorkerState.READY and w.revision >= _revision(here, w)]
     busy_gone = [w for w in candidates if w.worker_id in by_load and victims.is_busy(w)]
     idle_kept = [w for w in candidates if w.worker_id not in by_load and not victims.is_busy(w)]
+    left = shares_after(here, decision)
+    idle_kept = [w for w in idle_kept if not left.keeps(w.group_id)]
     with_traffic = {g.id for g in here.spec.groups if g.weight > 0}
     assert not (busy_gone and idle_kept) or not with_traffic
+
+
+def shares_after(here, decision) -> Shares:
+    """The shares of what stays hot."""
+    scene = Scene(here, POLICY, NOW)
+    gone = {a.worker_id for a in decision.actions if a.op in ("drain", "destroy", "stop")}
+    stale = {w.worker_id for w in scene.roster.hot if scene.roster.is_stale(w)}
+    stay = [w for w in scene.roster.hot if w.worker_id not in gone | stale]
+    return Shares(scene.standings, stay, decision.hot_wanted)
 
 
 def _revision(here, worker):

@@ -4,7 +4,7 @@ import msgspec
 import pytest
 
 from scaler import drain, observations, state, victims
-from scaler.roster import Roster
+from scaler.scene import Scene
 from scaler.shares import Shares
 from scaler.types import Liveness, Policy
 from schemas.reasons import Cause, Why
@@ -174,8 +174,9 @@ def test_victims_are_pending_then_coming_then_idle_then_busy():
         wid: msgspec.structs.replace(w, inflight=1 if wid == busy else 0, queued=0) for wid, w in story.state.workers.items()
     }
     here = msgspec.structs.replace(story.state, workers=workers)
-    roster = Roster(here)
-    order = [w.worker_id for w in victims.in_order(roster.hot, here, roster, Shares(here, roster, roster.hot, 1))]
+    scene = Scene(here, story.policy, story.now)
+    hot = scene.roster.hot
+    order = [w.worker_id for w in victims.in_order(hot, scene.standings, Shares(scene.standings, hot, 1))]
     assert set(order[:1]) == pending
     assert set(order[1:3]) == coming
     assert order[3:] == [idle, busy]

@@ -10,7 +10,7 @@ from scaler import drain, learning, lifecycle, memory, news, records, shards, st
 from scaler.liveness import AT_ONCE_S, LOST_S, SUSPECT_S, WARM_S, Vigil
 from scaler.observations import EndpointSeen
 from scaler.settings import ScalerSettings
-from scaler.types import Drain, GroupMemory, Liveness, Policy, Telemetry, WorkerFact
+from scaler.types import Drain, GroupMemory, HostMemory, Liveness, Policy, Telemetry, WorkerFact
 from schemas import events
 from schemas.ids import EndpointId, GroupId, WorkerId
 from schemas.reasons import Cause, Phase, Why
@@ -341,7 +341,15 @@ def test_a_memory_of_a_hundred_workers_and_a_full_engine_fits():
         EndpointSeen(at=T0, endpoint=EndpointRecord(id=EP, name="x", groups=tuple(group(GroupId(n)) for n in range(20)))),
     )
     crowd = {WorkerId(f"w{n}"): draining(worker_id=WorkerId(f"w{n}"), url="http://x" * 8) for n in range(100)}
-    full = msgspec.structs.replace(here, workers=crowd, engine=random.Random(1).randbytes(32 * 1024))
+    chance = random.Random(2)
+    times = {name: tuple(round(chance.uniform(1, 900), 1) for _ in range(12)) for name in ("rent", "boot", "model", "cold_boot")}
+    boots = tuple(chance.uniform(20, 900) for _ in range(16))
+    learned = {
+        group_id: msgspec.structs.replace(known, phase_s=times, boot_new_s=boots, boot_cold_s=boots, rebooted_at=(T0,) * 6)
+        for group_id, known in here.groups.items()
+    }
+    hosts = {f"host-{n}.example": HostMemory(failures=2, quarantined_until_at=T0, failed_at=T0) for n in range(64)}
+    full = msgspec.structs.replace(here, workers=crowd, groups=learned, hosts=hosts, engine=chance.randbytes(32 * 1024))
     data = memory.dump(full)
     assert len(data) < 64 * 1024
     assert memory.load(data).engine == full.engine
@@ -397,6 +405,7 @@ def test_news_of_one_change_have_ids_that_a_new_leader_would_choose_too():
 
 
 def test_settings_become_the_policy():
-    policy = ScalerSettings(tick_s=5.0, mode="advisory", ticket_ttl_s=30.0).policy("salt")
+    policy = ScalerSettings(tick_s=5.0, mode="advisory", ticket_ttl_s=30.0, reboots_per_worker=0).policy("salt")
+    assert (policy.reboots_per_worker, policy.horizon_s) == (0, Policy().horizon_s)
     assert (policy.tick_s, policy.mode, policy.ticket_ttl_s, policy.installation) == (5.0, "advisory", 30.0, "salt")
     assert all(math.isfinite(v) for v in msgspec.structs.asdict(policy).values() if isinstance(v, float))

@@ -5,9 +5,9 @@ import time
 
 import msgspec
 
-from scaler import audit
+from scaler import audit, reign
 from schemas import codec, events, subjects
-from schemas.commands import CreateWorker, DestroyWorker, StartWorker, StopWorker
+from schemas.commands import CreateWorker, DestroyWorker, RebootWorker, StartWorker, StopWorker
 from schemas.ids import EndpointId, GroupId, WorkerId
 from schemas.reasons import Cause, Why
 from schemas.records import Failure, InstanceRecord
@@ -163,6 +163,33 @@ async def test_a_dead_model_server_leaves_ready_at_once_and_is_replaced(house, s
     assert len(house.ops(CreateWorker)) == 2
     (failed,) = house.of(events.WorkerFailed)
     assert (failed.failure.cause, failed.failure.log_tail) == (Cause.MODEL_OOM, "last words")
+
+
+async def test_a_worker_that_proved_itself_is_rebooted_and_comes_back_as_the_same_one(house, scaler_bus, monkeypatch):
+    reigns = []
+
+    class Watched(reign.Reign):
+        def __init__(self, **parts):
+            super().__init__(**parts)
+            reigns.append(self)
+
+    def facts():
+        return list(reigns[-1]._desks[house.endpoint_id].state.workers.values())
+
+    monkeypatch.setattr("scaler.service.Reign", Watched)
+    await house.endpoint(inactivity_timeout=-1)
+    async with running(scaler_on(await scaler_bus("s1"), haste=3.0, proven_after_s=0.3)):
+        await ready(house, 1)
+        (worker,) = house.workers.values()
+        await eventually(lambda: all(fact.proven for fact in facts()), what="its start counts as a success")
+        worker.failure = Failure(cause=Cause.MODEL_OOM, message="killed", log_tail="last words")
+        worker.state = WorkerState.ERROR
+        await worker.beat()
+        await eventually(lambda: [c.worker_id for c in house.ops(RebootWorker)] == [worker.id])
+        await eventually(lambda: (worker.id, WorkerState.REBOOTING) in house.record_arrived)
+        await eventually(lambda: house.states()[WorkerState.READY] == 1 and worker.boots == 2)
+    assert len(house.ops(CreateWorker)) == 1 and house.ops(DestroyWorker) == []
+    assert audit.first_wrong(house.of(events.Decided)) is None
 
 
 async def test_a_lost_worker_is_told_and_all_silent_at_once_is_not(house, scaler_bus):

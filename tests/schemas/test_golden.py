@@ -42,7 +42,17 @@ FAILURE = records.Failure(
     log_tail="no such file",
 )
 TEMPLATE = records.Template(name="smollm", command=("python", "worker.py"), env={"THREADS": "1"}, gpus=0)
-GROUP = records.WorkerGroup(id=GRP, template=TEMPLATE, name="cpu", weight=2.0, tier=1, revision=4, created_at=1700000000.0)
+GROUP = records.WorkerGroup(
+    id=GRP,
+    template=TEMPLATE,
+    name="cpu",
+    weight=2.0,
+    tier=1,
+    max_workers=4,
+    overflow_queue_s=8.0,
+    revision=4,
+    created_at=1700000000.0,
+)
 
 EXAMPLES: tuple[msgspec.Struct, ...] = (
     # records

@@ -1,0 +1,237 @@
+"""What a decision costs: `make bench-decide`. One JSON object per line; exit status 1 when a bar is missed.
+
+decide_*      one endpoint of 100 workers in three groups, under a load that goes up and down, so that some decisions act
+endpoints_*   1,000 small endpoints in one process: fold the tick, decide, fold the decision, every two seconds
+state_bytes   what a leader stores of the large endpoint for the next one
+
+Times are CPU seconds of this thread: on a machine that others use too, the wall clock tells more about them; of each decision the
+quickest of three. ARGS="--engine NAME" takes
+another engine than the default (`scaler.decide.ENGINES`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+import time
+from collections.abc import Callable
+
+import msgspec
+
+from scaler import decide, memory, observations, state
+from scaler.scene import Scene
+from scaler.types import Action, Decision, EndpointState, Policy, Telemetry
+from schemas.ids import EndpointId, GroupId, WorkerId
+from schemas.records import EndpointRecord, InstanceRecord, ScalingSettings, Template, WorkerGroup
+from schemas.signals import DemandReport, Heartbeat
+from schemas.states import WorkerState
+
+T0 = 1_700_000_000.0
+TICK_S = 2.0
+PERF = 100.0  #: units per second of a worker
+COST = 50.0  #: units of a request
+SLOTS = 8
+BAR_DECIDE_P99_MS = 1.0
+BAR_PLAN_P50_MS = 0.5  #: all but the engine
+BAR_CORE = 0.5  #: share of a core for the endpoints
+BAR_STATE_BYTES = 64 * 1024
+
+
+class World:
+    """One endpoint whose provider obeys within a tick and whose workers share the load."""
+
+    def __init__(self, endpoint_id: int, *, groups: int, max_workers: int, policy: Policy) -> None:
+        self.id = EndpointId(endpoint_id)
+        self.policy = policy
+        self.now = T0
+        self.state: EndpointState = state.initial(self.id, T0)
+        self.up: dict[WorkerId, tuple[GroupId, int]] = {}  #: group and starts of who runs
+        self.arrived = 0.0
+        self.seq = 0
+        template = Template(name="t", command=("serve",))
+        record = EndpointRecord(
+            id=self.id,
+            name=f"e{endpoint_id}",
+            groups=tuple(
+                WorkerGroup(id=GroupId(n), template=template, weight=float(n), expected_perf=PERF) for n in range(1, groups + 1)
+            ),
+            settings=ScalingSettings(max_workers=max_workers, inactivity_timeout=-1.0),
+            created_at=T0,
+        )
+        self.fold(observations.EndpointSeen(at=T0, endpoint=record))
+        self.fold(observations.TelemetryJudged(at=T0, telemetry=Telemetry.LIVE))
+
+    def fold(self, observation: observations.Observation) -> None:
+        self.state = state.apply(self.state, observation, self.policy)
+
+    def passes(self, units_per_s: float) -> None:
+        """A tick's worth of heartbeats and a router's report."""
+        self.now += TICK_S
+        self.seq += 1
+        self.arrived += units_per_s * TICK_S
+        used = min(1.0, units_per_s / (PERF * len(self.up))) if self.up else 0.0
+        for nth, (worker_id, (group_id, starts)) in enumerate(self.up.items()):
+            fact = self.state.workers.get(worker_id)
+            drains = fact is not None and fact.drain is not None
+            inflight = 0 if drains else int(used * SLOTS + (nth % SLOTS) / SLOTS)
+            beat = Heartbeat(
+                worker_id=worker_id,
+                endpoint_id=self.id,
+                group_id=group_id,
+                boot=f"{worker_id}-{starts}",
+                seq=self.seq,
+                sent_at=self.now,
+                state=WorkerState.DRAINING if drains else WorkerState.READY,
+                url="http://w",
+                perf=PERF,
+                slots=SLOTS,
+                inflight=inflight,
+                load=inflight * COST,
+                requests_total=self.seq,
+                served_units_total=self.seq * used * PERF * TICK_S,
+            )
+            self.fold(observations.HeartbeatSeen(at=self.now, heartbeat=beat))
+        report = DemandReport(
+            router="r",
+            endpoint_id=self.id,
+            boot="b",
+            seq=self.seq,
+            sent_at=self.now,
+            arrivals_total=int(self.arrived / COST),
+            arrived_units_total=self.arrived,
+        )
+        self.fold(observations.DemandSeen(at=self.now, report=report))
+
+    def decides(self) -> Decision:
+        """As the service does it."""
+        self.fold(observations.Ticked(at=self.now))
+        decision = decide.decide(self.state, self.policy, self.now)
+        self.fold(observations.DecisionTaken(at=self.now, decision=decision, recorded=bool(decision.actions)))
+        return decision
+
+    def obeys(self, actions: tuple[Action, ...]) -> None:
+        for action in actions:
+            match action.op:
+                case "create" | "start" | "reboot":
+                    _, starts = self.up.get(action.worker_id, (action.group_id, 0))
+                    self.up[action.worker_id] = (action.group_id, starts + 1)
+                    self._show(action, "running")
+                case "stop" | "destroy":
+                    self.up.pop(action.worker_id, None)
+                    self._show(action, "stopped" if action.op == "stop" else "gone")
+                case "drain":
+                    self.fold(observations.DrainShown(at=self.now, worker_id=action.worker_id))
+                case _:
+                    pass
+
+    def _show(self, action: Action, to: str) -> None:
+        assert action.command_id is not None
+        record = InstanceRecord(
+            worker_id=action.worker_id,
+            endpoint_id=self.id,
+            group_id=action.group_id,
+            provider="process",
+            state=to,
+            host=f"h-{action.worker_id}",
+            usd_per_hour=0.5,
+            created_at=T0,
+            state_at=self.now,
+            command_id=action.command_id,
+        )
+        self.fold(observations.InstanceSeen(at=self.now, worker_id=action.worker_id, instance=record))
+
+
+def cpu_s(run: Callable[[], object], *, times: int = 1) -> tuple[float, object]:
+    """CPU seconds that it took, and its answer. What is pure may be done several times: the quickest was disturbed least."""
+    took = []
+    for _ in range(times):
+        before = time.thread_time_ns()
+        answer = run()
+        took.append(time.thread_time_ns() - before)
+    return min(took) / 1e9, answer
+
+
+def large(policy: Policy, ticks: int) -> bool:
+    world = World(1, groups=3, max_workers=120, policy=policy)
+    for _ in range(60):
+        world.passes(8000.0)
+        world.obeys(world.decides().actions)
+    whole, engine, acting, workers = [], [], 0, []
+    for tick in range(ticks):
+        world.passes(8000.0 + 1500.0 * math.sin(tick / 40))
+        world.fold(observations.Ticked(at=world.now))
+        engine.append(cpu_s(lambda: decide.ENGINES[policy.name](Scene(world.state, policy, world.now)), times=3)[0])
+        took_s, decision = cpu_s(lambda: decide.decide(world.state, policy, world.now), times=3)
+        assert isinstance(decision, Decision)
+        whole.append(took_s)
+        acting += bool(decision.actions)
+        workers.append(len(world.state.workers))
+        world.fold(observations.DecisionTaken(at=world.now, decision=decision, recorded=bool(decision.actions)))
+        world.obeys(decision.actions)
+    rest = [took - of_engine for took, of_engine in zip(whole, engine, strict=True)]
+    about = {"workers": round(sum(workers) / ticks), "groups": 3, "decisions": ticks, "with_actions": acting}
+    good = report("decide_p50", quantile(whole, 0.5) * 1e3, "ms", **about)
+    good &= report("decide_p99", quantile(whole, 0.99) * 1e3, "ms", bar=BAR_DECIDE_P99_MS, at_most=True, **about)
+    good &= report(
+        "decide_engine_p50", quantile(engine, 0.5) * 1e3, "ms", engine=policy.name, what="the engine and what it reads"
+    )
+    good &= report(
+        "decide_rest_p50", quantile(rest, 0.5) * 1e3, "ms", bar=BAR_PLAN_P50_MS, at_most=True, what="all but the engine"
+    )
+    good &= report("decide_rest_p99", quantile(rest, 0.99) * 1e3, "ms", what="all but the engine")
+    size = len(memory.dump(world.state))
+    good &= report("state_bytes", size, "bytes", bar=BAR_STATE_BYTES, at_most=True, workers=len(world.state.workers))
+    return good
+
+
+def many(policy: Policy, endpoints: int, ticks: int) -> bool:
+    worlds = [World(n, groups=2, max_workers=6, policy=policy) for n in range(endpoints)]
+    took = []
+    for tick in range(ticks + 20):
+        for nth, world in enumerate(worlds):
+            world.passes(120.0 + 80.0 * math.sin(tick / 30 + nth))
+        if tick < 20:
+            for world in worlds:
+                world.obeys(world.decides().actions)
+            continue
+        used_s, decisions = cpu_s(lambda: [world.decides() for world in worlds])
+        took.append(used_s)
+        assert isinstance(decisions, list)
+        for world, decision in zip(worlds, decisions, strict=True):
+            world.obeys(decision.actions)
+    workers = sum(len(world.state.workers) for world in worlds)
+    share = sum(took) / len(took) / TICK_S
+    return report("endpoints_core_share", share, "cores", bar=BAR_CORE, at_most=True, endpoints=endpoints, workers=workers)
+
+
+def quantile(values: list[float], share: float) -> float:
+    ranked = sorted(values)
+    return ranked[min(len(ranked) - 1, int(share * len(ranked)))]
+
+
+def report(bench: str, value: float, unit: str, *, at_most: bool = False, **more: object) -> bool:
+    line: dict[str, object] = {"bench": bench, "value": round(value, 4), "unit": unit, **more}
+    ok = True
+    if at_most:
+        bar = more["bar"]
+        assert isinstance(bar, int | float)
+        ok = line["ok"] = value <= bar
+    print(msgspec.json.encode(line).decode(), flush=True)
+    return ok
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--engine", default=Policy().name, choices=sorted(decide.ENGINES))
+    parser.add_argument("--ticks", type=int, default=600, help="decisions about the large endpoint")
+    parser.add_argument("--endpoints", type=int, default=1000)
+    args = parser.parse_args()
+    policy = Policy(name=args.engine)
+    good = large(policy, args.ticks)
+    good &= many(policy, args.endpoints, max(5, args.ticks // 60))
+    sys.exit(0 if good else 1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,74 @@
+"""The plan so far: single acts, each with its reason, and the sums that they change, kept instead of counted anew."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import msgspec
+
+from schemas.ids import GroupId, WorkerId
+from schemas.reasons import Why
+
+from .scene import Scene
+from .types import GroupSpec, Op, Then, WorkerFact
+
+
+class Draft(msgspec.Struct, frozen=True):
+    """An act before it has a command id. A `create` has no worker yet."""
+
+    op: Op
+    group_id: GroupId
+    why: Why
+    reason: str
+    worker: WorkerFact | None = None
+    revision: int = 1
+    then: Then | None = None
+
+
+class Book:
+    """Each worker gets one act at most: who is in `touched` is left in peace for the rest of the plan."""
+
+    def __init__(self, scene: Scene) -> None:
+        assert scene.state.spec is not None or scene.state.deleted
+        self._most = scene.state.spec.settings.max_workers if scene.state.spec is not None else 0
+        self._here = len(scene.roster.living)
+        self._staying = self._here - sum(1 for worker in scene.roster.draining if _goes_for_good(worker))
+        self.drafts: list[Draft] = []
+        self.touched: set[WorkerId] = set()
+        self.created: Counter[GroupId] = Counter()  #: new ones of each group
+        self.started: Counter[GroupId] = Counter()  #: new ones and cold ones
+
+    @property
+    def room(self) -> int:
+        """How many more may exist. Everything that costs money counts, also what is on its way out."""
+        return self._most - self._here
+
+    @property
+    def staying(self) -> int:
+        """Workers that stay, hot or cold, when this plan is carried out."""
+        return self._staying
+
+    def create(self, group: GroupSpec, why: Why, reason: str) -> None:
+        self.drafts.append(Draft("create", group.id, why, reason, revision=group.revision))
+        self.created[group.id] += 1
+        self.started[group.id] += 1
+        self._here += 1
+        self._staying += 1
+
+    def act(self, op: Op, worker: WorkerFact, why: Why, reason: str, then: Then | None = None) -> None:
+        """Something with a worker that is there."""
+        assert worker.worker_id not in self.touched, f"{worker.worker_id} would be acted on twice"
+        self.touched.add(worker.worker_id)
+        self.drafts.append(Draft(op, worker.group_id, why, reason, worker, worker.revision, then))
+        if op == "start":
+            self.started[worker.group_id] += 1
+        if op == "destroy":
+            self._here -= 1
+        if op == "destroy" or then == "destroy":
+            self._staying -= 0 if _goes_for_good(worker) else 1
+        elif op == "undrain" and _goes_for_good(worker):
+            self._staying += 1
+
+
+def _goes_for_good(worker: WorkerFact) -> bool:
+    return worker.drain is not None and worker.drain.then == "destroy"
