@@ -1,7 +1,7 @@
 """What the cheapest possible scaler would have paid, had it known the future: lower bounds of hot hours.
 
 Whoever knows the future starts a worker early enough, so a boot is no delay to him, only a price. He must begin all but a share of the
-requests within the target wait, may let the rest wait longer, and pays for each second of each hot worker and for each start.
+requests within the target wait, may let the rest wait longer but turns nobody away, and pays for each second of each hot worker and for each start.
 
 `fluid_bound` relaxes that to a linear program. Workers come in fractions and their slots are filled without gaps. With
 R(t) = sum over requests of min(s, max(t - a, 0)), the work that a pool without end would have done by t (arrival a, service s):
@@ -109,7 +109,7 @@ def _program(workload: Workload, goal: Goal, bin_s: float) -> _Program:
     arrival_s, service_s = workload.arrival_us / SECOND_US, workload.service_us / SECOND_US
     end_s = workload.end_us / SECOND_US
     bins = math.ceil((max(end_s, float((arrival_s + service_s).max())) + GIVE_UP_S) / bin_s) + 1
-    ends_s = (np.arange(bins) + 1) * bin_s
+    ends_s: _Floats = np.arange(1, bins + 1, dtype=np.float64) * bin_s
     possible = _work_by(arrival_s, service_s, ends_s)
     in_time = _work_by(arrival_s, service_s, ends_s - goal.wait_s)
     at_last = _work_by(arrival_s, service_s, ends_s - GIVE_UP_S)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from bench.scaling import plots
 from bench.scaling.bars import BURSTS, GOAL, Bar, Measured, oracle
 from bench.scaling.cases import COLD, NEW, OURS, POOL_TRACE, TRI
 from bench.scaling.compare import Summary, geometric_mean
@@ -19,6 +18,9 @@ CLOSED = ("Baseten-like", "Modal-like", "Runpod queue-delay", "Runpod request-co
 
 
 def write(measured: Measured, bars: Sequence[Bar]) -> None:
+    """The page and its plots. Needs matplotlib."""
+    from bench.scaling import plots
+
     PAGE.write_text("\n".join(lines(measured, bars)) + "\n")
     for trace in measured.table.traces():
         plots.plot(measured, trace, IMAGES / f"scaling-{trace}.svg")
