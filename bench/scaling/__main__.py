@@ -3,7 +3,7 @@
 Prints tables, then one JSON object per line for each bar. A complete run writes docs/benchmarks.md and its plots.
 
     cold      everything exists, stopped: scaling up is resuming           ours and defaults under all seeds, every knob under the first
-    new       scaling up is creating: minutes                              the same, on traces of a day or more
+    new       scaling up is creating: minutes                              the same, on traces of a day or more; knobs worth it
     tri       the policy also chooses how many are kept stopped            one trace, total cost
     sharing   as cold, but workers share their speed among requests        ours and defaults, first seed
 """
@@ -21,7 +21,7 @@ from bench.scaling import bars, bounds, cases, decision, page, table
 from bench.scaling.bars import Measured
 from bench.scaling.cache import Cache
 from bench.scaling.cases import COLD, NEW, SHARING, TRI
-from bench.scaling.compare import Table, to_be_sure
+from bench.scaling.compare import SEEDS_MOVE, Table, to_be_sure
 from bench.scaling.play import workload
 from bench.scaling.runner import Runner
 from sim import traces
@@ -90,9 +90,24 @@ def play(runner: Runner, names: Sequence[str], seeds: Sequence[int], parts: Sequ
     if SHARING in parts:
         wanted += [case for name in names for case in cases.of_policies(name, seeds[:1], service=cases.SHARING)]
     runner.add(wanted, "runs")
+    if NEW in parts:
+        runner.add([case for name in long for case in _worth_playing(runner, name)], "new workers, knobs")
     for tier, of_tier in ((COLD, names), (NEW, long)):
         while tier in parts and (more := _to_be_sure(runner, of_tier, tier, seeds)):
             runner.add(more, "oracles")
+
+
+def _worth_playing(runner: Runner, name: str) -> list[cases.Case]:
+    """Knobs that may attain as much as ours with new workers only. Nobody attains more when scaling up takes minutes instead of seconds,
+    so who attained less with a stopped pool need not be played."""
+    known = Table(runner.played.values())
+    ours = known.get(name, tier=NEW)
+    if ours is None:
+        return []
+    hopeless = {
+        (one.setting.policy, one.setting.knob) for one in known.peers(name) if one.attainment < ours.attainment - SEEDS_MOVE
+    }
+    return [case for case in cases.of_knobs(name, NEW) if (case.policy, case.knob) not in hopeless]
 
 
 def _to_be_sure(runner: Runner, names: Sequence[str], tier: str, seeds: Sequence[int]) -> list[cases.Case]:

@@ -68,7 +68,9 @@ def of_knobs(trace: str, tier: str) -> list[Case]:
 
 
 def of_new_workers(trace: str, seeds: Sequence[int]) -> list[Case]:
-    return [*(Case(trace=trace, seed=seed, tier=NEW) for seed in seeds), *of_knobs(trace, NEW)]
+    """Ours and every peer at its default; the knobs come when it is known which are worth playing."""
+    peers = [Case(trace=trace, policy=peer.name, tier=NEW) for peer in PEERS]
+    return [*(Case(trace=trace, seed=seed, tier=NEW) for seed in seeds), *peers]
 
 
 def of_stopped_pools(trace: str, seeds: Sequence[int]) -> list[Case]:
