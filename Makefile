@@ -13,7 +13,7 @@ TRACES ?= $(wildcard ../shared/traces)
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup dev demo test check lint types format schemas unit bench-route bench-decide bench-scaling bench-scaling-gate constraints wheel clean
+.PHONY: help setup dev demo test check lint types format schemas unit bench-route bench-decide bench-scaling bench-scaling-gate bench-bounds constraints wheel clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-20s %s\n", $$1, $$2}'
@@ -83,8 +83,14 @@ bench-route: $(DEV_STAMP) ## what a signed route costs beside a bare aiohttp rep
 bench-decide: $(DEV_STAMP) ## what a scaling decision costs; ARGS="--engine NAME"
 	@$(BIN)/python -m bench.decide $(ARGS)
 
-bench-scaling: $(BENCH_STAMP) ## every policy on every trace (hours); TRACES=folder
+bench-scaling: $(BENCH_STAMP) ## every policy on every trace (an hour or more), writes docs/benchmarks.md; TRACES=folder, ARGS=--quick
 	@TRACES=$(TRACES) $(BIN)/python -m bench.scaling $(ARGS)
+
+bench-scaling-gate: $(DEV_STAMP) ## ours against two peers on made-up traffic (under a minute)
+	@$(BIN)/python -m bench.scaling.gate
+
+bench-bounds: $(BENCH_STAMP) ## solve for the offline bounds of the traces again; TRACES=folder
+	@TRACES=$(TRACES) $(BIN)/python -m bench.scaling.bounds $(ARGS)
 
 constraints: $(BENCH_STAMP) $(VAST_STAMP) ## write constraints.txt and constraints-vast.txt from what is installed
 	@{ head -2 constraints.txt; $(PIP) freeze --exclude-editable | grep -E '^[A-Za-z0-9_.-]+=='; } > constraints.new && mv constraints.new constraints.txt

@@ -64,6 +64,11 @@ def normal(u: float) -> float:
     return _STANDARD_NORMAL.inv_cdf(u)
 
 
+def normal_share(value: float) -> float:
+    """The share of a standard normal distribution below a value."""
+    return _STANDARD_NORMAL.cdf(value)
+
+
 def units(seed: int, stream: int, count: int, first: int = 0) -> NDArray[np.float64]:
     """`count` numbers in (0, 1): unit(seed, stream, first.., 0), as an array. Equal to the scalar form, bit for bit."""
     start = np.uint64((seed * _SEED + stream * _WORKER) & _WORD)

@@ -182,19 +182,21 @@ class Fleet:
             self._steer(group, target)
 
     def _steer(self, group: int, target: Target) -> None:
-        count, most = self.ledger.count[group], self.groups[group].max_workers
+        tier, count, most = self.tier, self.ledger.count[group], self.groups[group].max_workers
         hot = min(max(target.hot, 0), most)
-        new = count[State.CREATING] + count[State.LOADING]
-        active = count[State.READY] + count[State.STARTING] + (new if self.tier is Tier.NOTHING else 0)
-        lacking = max(0, hot - active)
-        if lacking:
-            lacking = self._grow(group, lacking)
+        new = count[_CREATING] + count[_LOADING]
+        active = count[_READY] + count[_STARTING] + (new if tier is Tier.NOTHING else 0)
+        lacking = 0
+        if active < hot:
+            lacking = self._grow(group, hot - active)
         elif active > hot:
             self._shrink(group, active - hot)
-        if self.tier is Tier.NOTHING:
+        if tier is Tier.STOPPED_POOL:
+            return
+        if tier is Tier.NOTHING:
             self._buy(group, lacking)
-        elif self.tier is Tier.CHOSEN:
-            existing = most - count[State.ABSENT]
+        else:
+            existing = most - count[_ABSENT]
             total = min(max(hot, existing if target.total is None else target.total), most)
             # Create what the pool lacks, or what the hot tier lacks and the pool cannot give.
             self._buy(group, max(total - existing, lacking - new))
@@ -288,24 +290,28 @@ class Fleet:
         """Each group as a policy may see it. Forgets the failures that it has told."""
         groups = []
         for group, count in enumerate(self.ledger.count):
-            resuming = count[State.STARTING]
+            _, stopped, creating, loading, resuming, ready, draining, evicted = count  # in the order of State
             groups.append(
                 GroupSeen(
-                    ready=count[State.READY],
-                    coming=resuming + count[State.CREATING] + count[State.LOADING],
-                    resuming=resuming,
-                    draining=count[State.DRAINING],
-                    evicted=count[State.EVICTED],
-                    stopped=count[State.STOPPED],
-                    price=self.ledger.price[group],
-                    offers=self._offers[group],
-                    no_offers=self._seen_no_offers[group],
-                    failed_starts=self._seen_failed[group],
+                    ready,
+                    resuming + creating + loading,
+                    resuming,
+                    draining,
+                    evicted,
+                    stopped,
+                    self.ledger.price[group],
+                    self._offers[group],
+                    self._seen_no_offers[group],
+                    self._seen_failed[group],
                 )
             )
             self._seen_no_offers[group] = self._seen_failed[group] = 0
         return groups
 
+
+#: The states as plain numbers, for what is looked up at every tick.
+_ABSENT, _CREATING, _LOADING = int(State.ABSENT), int(State.CREATING), int(State.LOADING)
+_STARTING, _READY = int(State.STARTING), int(State.READY)
 
 _CRASHES, _NOTICE, _TAKEN = 0, 1, 2  # details of a CRASH event
 _PRICE, _OFFERS = 0, 1  # stamps of a MARKET event

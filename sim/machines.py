@@ -9,6 +9,7 @@ storage as long as it exists.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -42,6 +43,18 @@ class Boot:
     longest_s: float
     failure_rate: float
     failure_after_s: float  #: how long a failing start takes to be seen as failed
+
+    @property
+    def mean_s(self) -> float:
+        """Mean time of a start that succeeds: of the log-normal, clipped at both ends."""
+        if self.sigma == 0:
+            return min(max(self.median_s, self.shortest_s), self.longest_s)
+        low = math.log(self.shortest_s / self.median_s) / self.sigma
+        high = math.log(self.longest_s / self.median_s) / self.sigma
+        below, above = chance.normal_share(low), 1 - chance.normal_share(high)
+        between = chance.normal_share(high - self.sigma) - chance.normal_share(low - self.sigma)
+        unclipped_s = self.median_s * math.exp(self.sigma * self.sigma / 2)
+        return self.shortest_s * below + unclipped_s * between + self.longest_s * above
 
     def duration_us(self, u: float) -> int:
         return round(chance.lognormal(u, self.median_s, self.sigma, self.shortest_s, self.longest_s) * SECOND_US)

@@ -73,8 +73,11 @@ def play(world: Simulation, policy: FleetPolicy, workload: Workload) -> Result:
         targets = policy.decide(world.observe())
         if len(targets) == 1:
             hot = max(workload.min_workers, min(targets[0].hot, workload.max_workers))
-            targets = (Target(hot, targets[0].total),)
-        flaps.add(sum(target.hot for target in targets))
+            if hot != targets[0].hot:
+                targets = (Target(hot, targets[0].total),)
+        else:
+            hot = sum([target.hot for target in targets])
+        flaps.add(hot)
         world.apply(targets)
     return _settle(world, workload, flaps.count)
 
@@ -88,7 +91,9 @@ class _Flaps:
         self._rising: bool | None = None
 
     def add(self, wanted: int) -> None:
-        if self._last is not None and wanted != self._last:
+        if wanted == self._last:
+            return
+        if self._last is not None:
             rising = wanted > self._last
             if self._rising is not None and rising is not self._rising:
                 self.count += 1

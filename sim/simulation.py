@@ -26,6 +26,8 @@ from .workload import SECOND_US, Workload
 GIVE_UP_US = 300 * SECOND_US
 #: In `wait_us`: the request has not started; it was given up.
 PENDING, REJECTED = -1, NEVER_US
+#: Ranks as plain numbers, for what is looked up at every event.
+_COMPLETION, _ARRIVAL, _TICK = int(Rank.COMPLETION), int(Rank.ARRIVAL), int(Rank.TICK)
 
 
 class Simulation:
@@ -53,7 +55,7 @@ class Simulation:
         self._give_up_us = give_up_us
         self._log = array("q") if record else None
 
-        self._next_arrival = (self.arrival_us[0], int(Rank.ARRIVAL), 0)
+        self._next_arrival = (self.arrival_us[0], _ARRIVAL, 0)
         self._queue: deque[int] = deque()  # requests waiting; those given up are skipped when they come to the front
         self._queued_at_us = [PENDING] * len(self.arrival_us)  # since when a waiting request waits
         self._waiting = 0
@@ -80,7 +82,7 @@ class Simulation:
         """Let everything happen up to and at this time."""
         agenda, log = self._agenda, self._log
         heap = agenda.heap
-        limit = (until_us, int(Rank.TICK))
+        limit = (until_us, _TICK)
         while True:
             if heap and heap[0] < self._next_arrival:
                 if heap[0] >= limit:
@@ -108,7 +110,7 @@ class Simulation:
         self._agenda.now_us = at_us
         following = request + 1
         following_us = self.arrival_us[following] if following < len(self.arrival_us) else NEVER_US
-        self._next_arrival = (following_us, int(Rank.ARRIVAL), following)
+        self._next_arrival = (following_us, _ARRIVAL, following)
         self._present_sum_us += at_us
         self._arrived_service_us += self._service_us[request]
         worker = None if self._waiting else self.fleet.room()
@@ -135,7 +137,7 @@ class Simulation:
         self._serving += 1
         self._serving_sum_us += now_us
         due_us, stamp, first = self._service.begin(now_us, worker, request)
-        self._agenda.plan(due_us, Rank.COMPLETION, worker.number, stamp, first)
+        self._agenda.plan(due_us, _COMPLETION, worker.number, stamp, first)
 
     def _dispatch(self) -> None:
         """Give waiting requests to free slots."""
@@ -156,7 +158,7 @@ class Simulation:
         if request is None:
             return
         if following is not None:
-            self._agenda.plan(following[0], Rank.COMPLETION, worker.number, following[1], following[2])
+            self._agenda.plan(following[0], _COMPLETION, worker.number, following[1], following[2])
         busy = len(worker.serving)
         del worker.serving[request]
         self.completed += 1
@@ -207,10 +209,13 @@ class Simulation:
         self._told_arrivals = arrived
         waits_s, self._new_waits_s = self._new_waits_s, []
         groups = self.fleet.seen()
+        ready, coming = groups[0].ready, groups[0].coming
+        for group in groups[1:]:
+            ready, coming = ready + group.ready, coming + group.coming
         return Observation(
             now_s=now_us / SECOND_US,
-            ready=sum([group.ready for group in groups]),
-            coming=sum([group.coming for group in groups]),
+            ready=ready,
+            coming=coming,
             waiting=waiting,
             serving=serving,
             oldest_wait_s=(now_us - self.arrival_us[front[0]]) / SECOND_US if front else 0.0,

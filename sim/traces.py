@@ -15,6 +15,7 @@ import numpy as np
 
 from .workload import Workload, sized
 
+HEADER = "t_ms,in_tok,out_tok"
 DEFAULT_FOLDER = Path(__file__).resolve().parents[1].parent / "shared" / "traces"
 
 
@@ -37,6 +38,8 @@ SIZING = {
     "alibaba_tenant_bursty_week": Sizing(2, 2, 96, 0),
     "burstgpt_week": Sizing(0.06, 8, 16, 0),
 }
+#: Of a trace that is not in the table.
+USUAL_SIZING = Sizing(4, 8, 64, 0)
 
 
 class TracesMissing(FileNotFoundError):
@@ -56,6 +59,23 @@ def available() -> list[str]:
     return [] if where is None else [name for name in SIZING if (where / f"{name}.csv.gz").is_file()]
 
 
+def others() -> list[str]:
+    """Names of further traces in the folder, by name. Files with more columns than a trace's are for other benchmarks."""
+    where = folder()
+    found = [] if where is None else sorted(where.glob("*.csv.gz"))
+    names = [path.name.removesuffix(".csv.gz") for path in found if _first_line(path).strip() == HEADER]
+    return [name for name in names if name not in SIZING]
+
+
+def _first_line(path: Path) -> str:
+    """Empty when it is no text under gzip."""
+    try:
+        with gzip.open(path, "rt", encoding="ascii") as file:
+            return file.readline(100)
+    except (OSError, EOFError, UnicodeDecodeError):
+        return ""
+
+
 def load(name: str) -> Workload:
     """Raises TracesMissing when the file is not there, ValueError when it is not a trace."""
     where = folder()
@@ -65,10 +85,10 @@ def load(name: str) -> Workload:
     if not path.is_file():
         raise TracesMissing(f"no trace {name}: expected {path}")
     with gzip.open(path, "rt", encoding="ascii") as file:
-        if not file.readline().startswith("t_ms,in_tok,out_tok"):
-            raise ValueError(f"{path} is not a trace: its first line must be t_ms,in_tok,out_tok")
+        if not file.readline().startswith(HEADER):
+            raise ValueError(f"{path} is not a trace: its first line must be {HEADER}")
         rows = np.loadtxt(file, delimiter=",", dtype=np.int64, usecols=(0, 1, 2), ndmin=2)
-    sizing = SIZING.get(name, Sizing(4, 8, 64, 0))
+    sizing = SIZING.get(name, USUAL_SIZING)
     return sized(
         name,
         rows[:, 0] * 1000,

@@ -24,9 +24,11 @@ class RayServe:
         self._target_ongoing = utilisation * pool.slots
         self._ongoing = MeanOver(LOOK_BACK_S)
         self._ticks = 0  # above 0: ticks in a row that wanted more; below: fewer
-        self._wanted = max(1, pool.min_workers)
+        self._wanted: int | None = None  # until the first look, which takes what is there
 
     def decide(self, seen: Observation) -> int:
+        if self._wanted is None:
+            self._wanted = max(1, seen.hot)
         ongoing = self._ongoing.add(seen.now_s, seen.present_s)
         if self._wanted == 0 and seen.hot == 0:
             self._wanted = 1 if seen.waiting else 0

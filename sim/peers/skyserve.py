@@ -25,20 +25,24 @@ class SkyServe:
         self._target_rate = utilisation * pool.slots / pool.mean_service_s
         self._rate = MeanOver(WINDOW_S)
         self._above = self._below = 0
-        self._wanted = max(1, pool.min_workers)
+        self._wanted: int | None = None  # until the first look, which takes what is there
 
     def decide(self, seen: Observation) -> int:
-        rate = self._rate.add(seen.now_s, seen.arrived)
+        if self._wanted is None:
+            self._wanted = max(1, seen.hot)
+        # Requests of the window over its whole length, also while less of it has passed.
+        rate = self._rate.add(seen.now_s, seen.arrived) * min(seen.now_s / WINDOW_S, 1.0)
         desired = min(max(round_up(rate / self._target_rate), self._pool.min_workers), self._pool.max_workers)
         if self._wanted == 0:
             self._wanted = desired
         elif seen.now_s % PERIOD_S == 0:
-            self._count(desired)
+            self._wanted = self._count(self._wanted, desired)
         return self._wanted
 
-    def _count(self, desired: int) -> None:
-        self._above = self._above + 1 if desired > self._wanted else 0
-        self._below = self._below + 1 if desired < self._wanted else 0
-        if self._above >= UPSCALE_PERIODS or self._below >= DOWNSCALE_PERIODS:
-            self._above = self._below = 0
-            self._wanted = desired
+    def _count(self, wanted: int, desired: int) -> int:
+        self._above = self._above + 1 if desired > wanted else 0
+        self._below = self._below + 1 if desired < wanted else 0
+        if self._above < UPSCALE_PERIODS and self._below < DOWNSCALE_PERIODS:
+            return wanted
+        self._above = self._below = 0
+        return desired

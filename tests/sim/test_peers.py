@@ -189,12 +189,26 @@ def test_rays_last_replica_goes_alone_and_the_first_comes_at_once():
 
 def test_skyserve_waits_fifteen_periods_up_and_sixty_down():
     told = Told(SkyServe(POOL))  # 0.7 requests per second and replica; ticks of 5 s, periods of 20
+    told.ticks(12, present=1, arrived=3)  # a minute of 0.6 per second
     wanted = told.ticks(4 * 15, present=1, arrived=7)  # 1.4 per second: 2 replicas
     assert wanted[:-1] == [1] * 59
     assert wanted[-1] == 2
     quiet = told.ticks(4 * 64, present=0, arrived=0)
     # the rate of the last minute falls below 1 replica's in the second period (0.93 -> 2, 0.47 -> 1 in the third)
     assert quiet.index(0) // 4 + 1 in (60, 61, 62)
+
+
+def test_skyserve_divides_by_the_whole_window_also_when_it_is_young():
+    told = Told(SkyServe(POOL))
+    wanted = told.ticks(4 * 16, present=1, arrived=7)
+    # 28 requests in the first 20 s are 0.47 per second of a minute, so the first period does not count
+    assert wanted[:-1] == [1] * 63
+    assert wanted[-1] == 2
+
+
+@pytest.mark.parametrize("policy", [SkyServe, RayServe])
+def test_who_keeps_a_wish_begins_with_what_is_there(policy):
+    assert Told(policy(POOL)).tick(present=4, ready=6) == 6
 
 
 def test_skyserves_counters_begin_again_after_any_other_period():

@@ -1,0 +1,409 @@
+"""The benchmark of scaling: what it plays, what it remembers, how it compares, and which bars it holds the engine to."""
+
+import json
+import sys
+
+import msgspec
+import pytest
+from rich.console import Console
+
+from bench.scaling import __main__ as program
+from bench.scaling import bars, cache, cases, page, source, table
+from bench.scaling.cache import Cache
+from bench.scaling.cases import COLD, DOCUMENTED, LEARNED, NEW, OURS, POOL_TRACE, SHARING, TRI, Case, Played
+from bench.scaling.compare import Table, agreement, cheapest, frontier, geometric_mean, to_be_sure
+from bench.scaling.decision import Times
+from bench.scaling.runner import Runner
+from sim import convert, synthetic
+from sim.metrics import Result
+from sim.peers import PEERS, peer
+from sim.recordings.requests import Requests
+
+CONV, CODE = "azure_conv_2023", "azure_code_2023"
+
+
+def played(attained, hot_h, *, cost=0.0, starts=10, rejected=0, hours=1.0, **case):
+    result = Result(
+        requests=100,
+        attainment={"2": attained - 0.01, "5": attained, "15": attained + 0.01},
+        wait_p50_s=0.0,
+        wait_p95_s=1.0,
+        wait_p99_s=2.0,
+        rejected=rejected,
+        hot_h=hot_h,
+        stopped_h=1.0,
+        creating_h=0.0,
+        cost=cost,
+        starts=starts,
+        creations=0,
+        failed_boots=0,
+        stops=0,
+        crashes=0,
+        preemptions=0,
+        no_offers=0,
+        flaps=3,
+        utilisation=0.5,
+        digest="",
+    )
+    return Played(Case(**{"trace": CONV, **case}), result, hours)
+
+
+def measured(*runs, seeds=(1,), bounds=None, decision=None):
+    return bars.Measured(Table(runs), bounds or {}, seeds, decision)
+
+
+def bar_of(found, name):
+    return next((bar for bar in bars.every(found) if bar.bench == name), None)
+
+
+# --- what is played ------------------------------------------------------------------------------------------------------
+
+
+def test_every_setting_of_every_peer_is_played_once():
+    of_one = cases.of_knobs(CONV, COLD)
+    assert len(of_one) == len(set(of_one)) == sum(len(cases.knobs(one)) for one in PEERS)
+    assert cases.default_knob(peer("Ray Serve")) == 0.4
+    assert cases.knobs(peer("Ray Serve")) == [None, 0.25, 0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0]
+    assert cases.default_knob(peer("Runpod request-count")) is None
+    assert cases.knobs(peer("Modal-like")) == [None, 1, 2, 3, 4, 6]
+
+
+def test_ours_and_defaults_are_played_under_every_seed():
+    found = cases.of_policies(CONV, (1, 2))
+    assert len(found) == 2 * (1 + len(PEERS))
+    assert {case.policy for case in found} == {OURS, *(one.name for one in PEERS)}
+
+
+# --- what is remembered --------------------------------------------------------------------------------------------------
+
+
+def test_a_result_depends_on_the_source_it_came_from_and_on_no_other():
+    engine, modal = (set(source.reached_from(cache.modules(Case(trace="t", policy=name)))) for name in (OURS, "Modal-like"))
+    assert {"sim.simulation", "sim.fleet", "sim.chance", "sim.service", "scaler.engine.step", "scaler.engine.constants"} <= engine
+    assert {"sim.simulation", "sim.peers.modal", "sim.windows"} <= modal
+    assert not [name for name in modal if name.startswith("scaler")]
+    assert not {"sim.peers.knative", "sim.traces", "sim.synthetic"} & modal
+    assert "sim.peers.vast" in cache.modules(Case(trace="t", tier=TRI, pool=DOCUMENTED))
+    assert source.fingerprint(("sim.windows",)) != source.fingerprint(("sim.windows", "sim.chance"))
+
+
+def test_imports_are_found_in_all_their_forms(tmp_path, monkeypatch):
+    for name, text in {
+        "a/b/top.py": "import a.one\nfrom a import two\nfrom . import three\nfrom .four import x\nfrom ..five import y\nimport json\n",
+        "a/one.py": "def f():\n    from a.six import z\n",
+        **{f"a/{name}.py": "" for name in ("two", "five", "six", "b/three", "b/four", "seven")},
+    }.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    monkeypatch.setattr(source, "ROOT", tmp_path)
+    source.imported_by.cache_clear()
+    try:
+        assert source.reached_from(["a.b.top"]) == ["a.b.four", "a.b.three", "a.b.top", "a.five", "a.one", "a.six", "a.two"]
+    finally:
+        source.imported_by.cache_clear()
+
+
+def test_the_key_is_the_content():
+    short, long = (cache.content(synthetic.make("steady", hours=hours)) for hours in (0.1, 0.2))
+    one = Case(trace="one")
+    assert cache.key(one, short) == cache.key(Case(trace="renamed"), short)
+    others = [
+        Case(trace="one", seed=2),
+        Case(trace="one", tier=NEW),
+        Case(trace="one", service=SHARING),
+        Case(trace="one", policy="SkyServe"),
+    ]
+    keys = {cache.key(case, short) for case in [one, *others]} | {cache.key(one, long)}
+    assert len(keys) == 6
+
+
+def test_the_cache_survives_an_interruption(tmp_path):
+    one, other = played(0.9, 1.0), played(0.8, 2.0)
+    known = Cache(tmp_path)
+    assert known.get("a") is None
+    known.put("a", one)
+    known.put("b", other)
+    path = tmp_path / "results.jsonl"
+    path.write_bytes(path.read_bytes()[:-20] + b"\n")
+    again = Cache(tmp_path)
+    assert again.get("a") == one
+    assert again.get("b") is None
+
+
+# --- how it compares -------------------------------------------------------------------------------------------------------
+
+
+def test_seeds_are_averaged_and_their_range_kept():
+    found = Table([played(0.96, 10, seed=1), played(0.94, 14, seed=2, rejected=3, starts=30)]).get(CONV)
+    assert (found.seeds, found.attainment, found.hot_h) == (2, pytest.approx(0.95), 12)
+    assert (found.attained_low, found.attained_high, found.hot_low, found.hot_high) == (0.94, 0.96, 10, 14)
+    assert (found.rejected, found.starts_per_hour) == (3, 20)
+    assert found.attained[2.0] == pytest.approx(0.94)
+
+
+def test_tables_do_not_depend_on_what_was_played_first():
+    runs = [
+        played(0.9, 1.0, policy=name, trace=trace)
+        for name in ("SkyServe", OURS, "AIBrix APA")
+        for trace in (CODE, CONV, "another")
+    ]
+    for order in (runs, runs[::-1]):
+        found = Table(order)
+        assert found.traces() == [CONV, CODE, "another"]
+        assert [one.setting.policy for one in found.peers(CONV)] == ["AIBrix APA", "SkyServe"]
+
+
+def test_the_cheapest_peer_must_attain_as_much_on_all_seeds():
+    runs = [
+        played(0.97, 12, policy="SkyServe", seed=1),
+        played(0.97, 12, policy="SkyServe", seed=2),
+        played(0.99, 11, policy="Modal-like", seed=1),  # one seed only
+        played(0.95, 9, policy="AIBrix APA", seed=1),
+        played(0.95, 9, policy="AIBrix APA", seed=2),
+    ]
+    peers = Table(runs).peers(CONV)
+    assert cheapest(peers, 0.96, 2).setting.policy == "SkyServe"
+    assert cheapest(peers, 0.96, 1).setting.policy == "Modal-like"
+    assert cheapest(peers, 0.98, 2) is None
+
+
+def test_what_may_be_the_cheapest_is_played_under_all_seeds_until_it_is_known():
+    of_first = {0.5: (0.93, 7), 0.6: (0.958, 8), 0.7: (0.97, 9), 0.8: (0.98, 9.05), 0.9: (0.99, 12)}
+    runs = [played(*figures, policy="AIBrix APA", knob=knob) for knob, figures in of_first.items()]
+    ahead = to_be_sure(Table(runs).peers(CONV), 0.96, (1, 2))
+    assert {case.knob for case in ahead} == {0.6, 0.7, 0.8}  # .5 attains too little for any luck to mend, .9 has its turn later
+    assert {case.seed for case in ahead} == {1, 2}
+    second = [played(attained, of_first[case.knob][1], policy="AIBrix APA", knob=case.knob, seed=2)
+              for case in ahead for attained in [of_first[case.knob][0]] if case.seed == 2]  # fmt: skip
+    peers = Table(runs + second).peers(CONV)
+    assert to_be_sure(peers, 0.96, (1, 2)) == []
+    assert cheapest(peers, 0.96, 2).setting.knob == 0.7
+    assert to_be_sure(Table(runs).peers(CONV), 0.96, (1,)) == []
+
+
+def test_the_frontier_is_whoever_nobody_beats():
+    assert frontier([(3, 0.9), (1, 0.5), (2, 0.95), (2, 0.9), (4, 0.95), (5, 0.99)]) == [(1, 0.5), (2, 0.95), (5, 0.99)]
+    assert frontier([]) == []
+
+
+def test_means_and_orders():
+    assert geometric_mean([0.5, 2.0]) == pytest.approx(1.0)
+    assert agreement([1, 2, 3], [10, 20, 30]) == 1
+    assert agreement([1, 2, 3], [3, 2, 1]) == -1
+    assert agreement([1, 2, 3], [1, 3, 2]) == pytest.approx(1 / 3)
+
+
+# --- the bars ----------------------------------------------------------------------------------------------------------------
+
+
+def test_attainment_and_rejections():
+    found = measured(played(0.96, 7), played(0.94, 20, trace=CODE), played(0.94, 9, trace="mooncake_conv", rejected=2))
+    assert bar_of(found, f"attainment.{CONV}").ok
+    assert bar_of(found, f"attainment.{CODE}").ok  # bursts: less is asked
+    assert not bar_of(found, "attainment.mooncake_conv").ok
+    assert bar_of(found, f"rejected.{CONV}").ok
+    assert not bar_of(found, "rejected.mooncake_conv").ok
+    assert bar_of(found, f"rejected.{CODE}") is None
+
+
+def test_hours_over_the_bound():
+    found = measured(played(0.96, 7.6), played(0.94, 20, trace=CODE), bounds={CONV: 5.88, CODE: 3.87})
+    assert bar_of(found, f"over_bound.{CONV}").ok
+    assert bar_of(found, f"over_bound.{CODE}").ok is None
+    assert not bar_of(measured(played(0.96, 7.7), bounds={CONV: 5.88}), f"over_bound.{CONV}").ok
+    assert bar_of(measured(played(0.96, 7.7)), f"over_bound.{CONV}") is None
+
+
+def test_against_the_peers():
+    runs = [
+        played(0.96, 9),
+        played(0.97, 10, policy="AIBrix APA", starts=5),
+        played(0.95, 5, policy="SkyServe"),
+        played(0.965, 8.8, policy="SkyServe", knob=0.9, starts=20),
+    ]
+    found = measured(*runs)
+    defaults, oracle = bar_of(found, f"vs_defaults.{CONV}"), bar_of(found, f"vs_oracle.{CONV}")
+    assert (defaults.value, defaults.ok) == (-0.1, True)
+    assert "AIBrix APA" in defaults.vs
+    assert (oracle.value, oracle.ok) == (pytest.approx(0.0227), True)
+    assert "SkyServe at 0.9" in oracle.vs
+    assert bar_of(found, f"starts.{CONV}").ok
+    assert not bar_of(measured(played(0.96, 9.2), *runs[1:]), f"vs_oracle.{CONV}").ok
+    assert bar_of(measured(*runs[:3]), f"vs_oracle.{CONV}") is None  # without knobs there is no oracle
+
+
+def test_means_are_held_to_a_bar_only_over_all_usual_traces():
+    def both(traces, ours_h):
+        return [
+            one
+            for trace in traces
+            for one in (played(0.96, ours_h, trace=trace), played(0.97, 10, trace=trace, policy="AIBrix APA"))
+        ]
+
+    part = bar_of(measured(*both([CONV, CODE], 8.0)), "vs_defaults.mean")
+    assert (part.value, part.bar, part.ok) == (-0.2, None, None)
+    whole = measured(*both(bars.USUAL, 8.0))
+    assert bar_of(whole, "vs_defaults.mean").ok
+    assert not bar_of(measured(*both(bars.USUAL, 9.5)), "vs_defaults.mean").ok
+
+
+def test_new_workers_and_stopped_pools():
+    day = {"trace": "alibaba_r1_day", "tier": NEW, "hours": 24.0}
+    week = {"trace": "alibaba_tenant_diurnal_week", "tier": NEW, "hours": 164.0}
+    runs = []
+    for where in (day, week):
+        runs += [
+            played(0.96, 97, **where),
+            played(0.97, 100, policy="SkyServe", knob=0.9, **where),
+            played(0.5, 1, policy="SkyServe", **where),
+        ]
+    found = measured(*runs)
+    assert bar_of(found, "new.vs_oracle.alibaba_r1_day").ok
+    assert bar_of(found, "new.vs_oracle.mean").ok
+
+    def pools(learned, literal):
+        where = {"trace": POOL_TRACE, "tier": TRI}
+        return measured(
+            played(*learned[:1], 900, cost=learned[1], pool=LEARNED, **where),
+            played(*literal[:1], 900, cost=literal[1], pool=DOCUMENTED, **where),
+        )
+
+    good = pools((0.95, 1200), (0.92, 1800))
+    assert bar_of(good, f"pool.cost.{POOL_TRACE}").ok
+    assert bar_of(good, f"pool.attainment.{POOL_TRACE}").ok
+    bad = pools((0.91, 1500), (0.92, 1800))
+    assert not bar_of(bad, f"pool.cost.{POOL_TRACE}").ok
+    assert not bar_of(bad, f"pool.attainment.{POOL_TRACE}").ok
+
+
+def test_traces_that_had_no_part_in_tuning():
+    runs = [played(0.92, 9, trace="new_week"), played(0.97, 10, trace="new_week", policy="SkyServe", knob=0.9)]
+    found = measured(*runs)
+    assert not bar_of(found, "held_out.attainment.new_week").ok
+    assert bar_of(found, "held_out.vs_oracle.mean").ok
+    assert bar_of(found, "attainment.new_week") is None
+
+
+def test_how_long_a_decision_takes():
+    assert bar_of(measured(decision=Times(100, 1e-4, 9e-4)), "decision.p99").ok
+    assert not bar_of(measured(decision=Times(100, 1e-4, 2e-3)), "decision.p99").ok
+
+
+def test_a_bar_is_a_line_of_json():
+    line = json.loads(bars.at_most("x", 0.123456, 0.2, "share", vs="them", low=0.1, high=0.2).line())
+    assert line == {
+        "bench": "scaling.x",
+        "value": 0.1235,
+        "unit": "share",
+        "vs": "them",
+        "bar": 0.2,
+        "ok": True,
+        "low": 0.1,
+        "high": 0.2,
+    }
+    assert json.loads(bars.at_least("x", 1, None, "share").line())["ok"] is None
+
+
+# --- all of it, on minutes of traffic ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Traces of a few minutes: one under a usual name, one that nobody knows."""
+    path = tmp_path_factory.mktemp("traces")
+    made = synthetic.make("steady", hours=0.08)
+    requests = Requests(made.arrival_us / 1e6, made.units.astype(int), made.units.astype(int) * 0)
+    for name in (CONV, "unknown"):
+        convert.write(requests, path / f"{name}.csv.gz")
+    return path
+
+
+@pytest.fixture
+def there(folder, tmp_path, monkeypatch):
+    from bench.scaling import play
+
+    monkeypatch.setenv("TRACES", str(folder))
+    monkeypatch.setattr(cache, "FOLDER", tmp_path)
+    play.workload.cache_clear()
+    yield
+    play.workload.cache_clear()
+
+
+@pytest.mark.usefixtures("there")
+def test_from_traces_to_a_page(tmp_path):
+    known = Cache(tmp_path)
+    runner = Runner(2, known)
+    program.play(runner, [CONV, "unknown"], (1, 2), (COLD, SHARING), quick=False)
+    assert not runner.failed
+    assert len(runner.played) >= 2 * (len(cases.of_knobs(CONV, COLD)) + 2 + 14)
+    again = Runner(2, Cache(tmp_path))
+    program.play(again, [CONV, "unknown"], (1, 2), (COLD, SHARING), quick=False)
+    assert again.played == runner.played
+    assert again.from_cache == len(again.played)
+    # The same traffic under another name is the same content.
+    assert runner.from_cache == 0
+    found = bars.Measured(Table(again.played.values()), {CONV: 0.5}, (1, 2), None)
+    held = bars.every(found)
+    text = "\n".join(page.lines(found, held))
+    for heading in ("At documented defaults", "chosen per trace in hindsight", "Another model of service", "What this hides"):
+        assert heading in text
+    assert all(one.name in text for one in PEERS)
+    console = Console(width=200, file=(tmp_path / "out.txt").open("w"))
+    for one in [*table.tables(found), table.of_bars(held)]:
+        console.print(one)
+    console.file.close()
+    assert f"{CONV}  (bound 0.50 h)" in (tmp_path / "out.txt").read_text()
+
+
+@pytest.mark.usefixtures("there")
+def test_a_case_that_fails_does_not_end_the_others(monkeypatch):
+    runner = Runner(1)
+    good, bad = Case(trace=CONV, policy="SkyServe"), Case(trace=CONV, policy="SkyServe", service="none")
+    runner.add([good, bad], "two")
+    assert set(runner.played) == {good}
+    assert "KeyError" in runner.failed[bad]
+
+
+@pytest.mark.usefixtures("there")
+def test_after_a_change_of_the_engine_only_ours_is_played(tmp_path, monkeypatch):
+    wanted = [Case(trace=CONV), Case(trace=CONV, policy="SkyServe")]
+    Runner(1, Cache(tmp_path)).add(wanted, "first")
+    real = source.fingerprint
+    monkeypatch.setattr(
+        source, "fingerprint", lambda modules: real(modules) + ("changed" if "sim.corral_policy" in modules else "")
+    )
+    runner = Runner(1, Cache(tmp_path))
+    runner.add(wanted, "second")
+    assert runner.from_cache == 1
+    assert len(runner.played) == 2
+
+
+@pytest.mark.usefixtures("there")
+def test_a_plot_is_the_same_file_each_time(tmp_path):
+    plots = pytest.importorskip("bench.scaling.plots", reason="matplotlib is for benchmarks only")
+    found = measured(
+        played(0.96, 9),
+        *(played(0.9 + knob / 12, 8 + knob, policy="SkyServe", knob=knob) for knob in (0.2, 0.5, 0.9)),
+        bounds={CONV: 5.88},
+    )
+    paths = [tmp_path / "one.svg", tmp_path / "img" / "two.svg"]
+    for path in paths:
+        plots.plot(found, CONV, path)
+    assert paths[0].read_bytes() == paths[1].read_bytes()
+    assert len(paths[0].read_bytes()) < 40_000
+
+
+@pytest.mark.usefixtures("there")
+@pytest.mark.parametrize(
+    "arguments,says",
+    [(["--traces", "nowhere"], "no trace nowhere; there are: azure_conv_2023, unknown"), (["--seeds", "0"], "at least 1")],
+)
+def test_what_it_is_asked_wrongly_is_said(monkeypatch, arguments, says):
+    monkeypatch.setattr(sys, "argv", ["bench.scaling", *arguments])
+    with pytest.raises(SystemExit, match=says):
+        program.main()
+
+
+def test_cases_travel_as_json():
+    case = Case(trace="t", policy="Modal-like", knob=1, seed=3, tier=TRI, pool=DOCUMENTED)
+    assert msgspec.json.decode(msgspec.json.encode(case), type=Case) == case
