@@ -126,24 +126,32 @@ def _against_defaults(measured: Measured) -> Iterator[Bar]:
 
 def _against_oracle(measured: Measured) -> Iterator[Bar]:
     ratios = {}
+    at_goal = {}
     for trace, ours in _ours(measured):
         best = oracle(measured, trace)
         if best is not None:
             ratios[trace] = ours.hot_h / best.hot_h
             yield at_most(f"vs_oracle.{trace}", ratios[trace] - 1, ORACLE_EACH, HOT, vs=described(best))
+        good_enough = oracle(measured, trace, at=GOAL)
+        if good_enough is not None:
+            at_goal[trace] = ours.hot_h / good_enough.hot_h
     yield from _mean("vs_oracle", ratios, ORACLE_MEAN, "cheapest peer and knob per trace that attains as much")
+    yield from _mean(
+        "vs_oracle_at_goal", at_goal, None, "cheapest peer and knob per trace that attains .95, whatever ours attains"
+    )
 
 
-def oracle(measured: Measured, trace: str, tier: str = cases.COLD) -> Summary | None:
-    """The cheapest of all peers and knobs, in hindsight, that attains as much as ours; None when nobody does or knobs were not played."""
+def oracle(measured: Measured, trace: str, tier: str = cases.COLD, at: float = 1.0) -> Summary | None:
+    """The cheapest of all peers and knobs, in hindsight, that attains as much as ours, or as `at` if that is less; None when nobody does or
+    knobs were not played."""
     ours = measured.table.get(trace, tier=tier)
     peers = measured.table.peers(trace, tier=tier)
     if ours is None or all(one.setting.knob is None for one in peers):
         return None
-    return cheapest(peers, ours.attainment, len(measured.seeds))
+    return cheapest(peers, min(ours.attainment, at), len(measured.seeds))
 
 
-def _mean(bench: str, ratios: Mapping[str, float], bar: float, vs: str) -> Iterator[Bar]:
+def _mean(bench: str, ratios: Mapping[str, float], bar: float | None, vs: str) -> Iterator[Bar]:
     """Geometric means without and with the trace of bursts. The bar holds for all traces together, not for a selection."""
     usual = {trace: ratio for trace, ratio in ratios.items() if trace != BURSTS}
     if usual:

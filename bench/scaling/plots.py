@@ -14,7 +14,7 @@ from bench.scaling.compare import GOAL, frontier
 
 OURS_COLOUR, PEER_COLOUR, LINE_COLOUR, TEXT_COLOUR = "#c2410c", "#94a3b8", "#334155", "#475569"
 #: What attains less is of no interest.
-LEAST_ATTAINMENT = 0.80
+LEAST_ATTAINMENT = 0.85
 STYLE = {
     "svg.fonttype": "none",  # text stays text: small files, the reader's own font
     "svg.hashsalt": "corral",  # the same plot gives the same file
@@ -29,11 +29,11 @@ STYLE = {
 
 
 def plot(measured: Measured, trace: str, path: Path) -> None:
-    """Write one SVG. Peers under the first seed, ours on the mean of the seeds, with its range."""
+    """Write one SVG. Knobs under the first seed; defaults and ours on the mean of the seeds, ours with its range."""
     ours = measured.table.get(trace)
     peers = [one for one in measured.table.peers(trace) if one.attainment >= LEAST_ATTAINMENT]
     with mpl.rc_context(STYLE):
-        figure, axes = plt.subplots(figsize=(6.4, 3.6), layout="constrained")
+        figure, axes = plt.subplots(figsize=(7.2, 3.6), layout="constrained")
         knobs = [one for one in peers if one.setting.knob is not None]
         defaults = [one for one in peers if one.setting.knob is None]
         axes.scatter(
@@ -46,17 +46,13 @@ def plot(measured: Measured, trace: str, path: Path) -> None:
         )
         axes.scatter(
             [one.hot_h for one in defaults], [one.attainment for one in defaults],
-            s=22, facecolor="white", edgecolor=LINE_COLOUR, label="peers at their defaults", zorder=3,
+            s=40, facecolor="white", edgecolor=LINE_COLOUR, label="peers at their defaults", zorder=3,
         )  # fmt: skip
-        for one in defaults:
-            axes.annotate(
-                one.setting.policy,
-                (one.hot_h, one.attainment),
-                xytext=(4, -8),
-                textcoords="offset points",
-                fontsize=6,
-                color=TEXT_COLOUR,
-            )
+        for number, one in enumerate(defaults, 1):
+            at = (one.hot_h, one.attainment)
+            axes.annotate(str(number), at, ha="center", va="center_baseline", fontsize=5, color=LINE_COLOUR, zorder=4)
+        names = "\n".join(f"{number} {one.setting.policy}" for number, one in enumerate(defaults, 1))
+        axes.text(1.02, 1.0, names, transform=axes.transAxes, va="top", fontsize=6, color=TEXT_COLOUR)
         best = frontier((one.hot_h, one.attainment) for one in peers)
         axes.step(
             [cost for cost, _ in best],
