@@ -46,6 +46,11 @@ class Standing:
         return self.spec.name or f"g{self.spec.id}"
 
     @property
+    def oldest_revision(self) -> int:
+        """Workers older than this make way."""
+        return self.spec.oldest_revision or self.spec.revision
+
+    @property
     def is_measured(self) -> bool:
         """Its perf is known, or a worker of it was ready and had none to tell: there is nothing to be learned by a try."""
         return self.perf is not None or self.memory.ready_seen
@@ -95,11 +100,11 @@ def standings(state: EndpointState, roster: Roster, policy: Policy) -> dict[Grou
     for worker in roster.coming:
         here = found[worker.group_id]
         here.hot += 1
-        if worker.revision >= here.spec.revision or here.halted:
+        if worker.revision >= here.oldest_revision or here.halted:
             here.coming += 1
     for worker in roster.cold:
         here = found[worker.group_id]
-        if worker.revision >= here.spec.revision or here.halted:
+        if worker.revision >= here.oldest_revision or here.halted:
             here.cold.append(worker)
     return found
 

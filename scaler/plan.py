@@ -39,9 +39,9 @@ class Planner:
         self._roster = scene.roster
         self._standings = scene.standings
         self._book = Book(scene)
-        newest = {group_id: here.spec.revision for group_id, here in self._standings.items() if not here.halted}
+        oldest = {group_id: here.oldest_revision for group_id, here in self._standings.items() if not here.halted}
         self._leaving = {
-            w.worker_id for w in self._roster.living if w.gone_at is not None or w.revision < newest.get(w.group_id, 0)
+            w.worker_id for w in self._roster.living if w.gone_at is not None or w.revision < oldest.get(w.group_id, 0)
         }
         self._rebooted: list[WorkerFact] = []
         self._counters: tuple[Want, Shares, Buyer] | None = None
@@ -344,7 +344,7 @@ class Planner:
     def _is_stale(self, worker: WorkerFact) -> bool:
         """Out of date, and its successor may come. While the new revision is halted the old one is what works."""
         here = self._standings.get(worker.group_id)
-        return here is not None and worker.revision < here.spec.revision and not here.halted
+        return here is not None and self._roster.is_stale(worker) and not here.halted
 
     def _is_leaving(self, worker: WorkerFact) -> bool:
         return worker.worker_id in self._leaving

@@ -4,9 +4,9 @@ import msgspec
 import pytest
 
 from scaler import observations
-from scaler.types import Override, Policy
+from scaler.types import Policy
 from schemas.reasons import Cause, Why
-from schemas.records import Failure
+from schemas.records import Failure, Override
 from schemas.states import HOT, WorkerState
 from tests.scaler.story import G1, G2, G3, T0, Story, group
 
@@ -105,7 +105,7 @@ def test_a_group_that_cannot_start_leaves_its_share_to_the_others_and_is_not_ask
 
 def test_a_person_who_says_at_most_one_is_obeyed_also_by_weights():
     story = Story(groups=(group(G1), group(G2)), create_s=20)
-    story.fold(observations.OverridesSet(at=story.now, overrides=(Override(owner="ada", expires_at=T0 + 9e9, hot_max=1),)))
+    story.changes(override=Override(owner="ada", expires_at=T0 + 9e9, hot_max=1))
     story.asks(80).until(600)
     assert sum(counts(story)) == 1
     assert max(d.hot_wanted for d in story.decisions) == 1

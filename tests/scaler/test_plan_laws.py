@@ -17,7 +17,7 @@ from schemas.states import COMING, WorkerState
 from tests.scaler.story import EP, T0, group
 
 NOW = T0 + 5000.0
-POLICY = Policy()
+POLICY = Policy(name="reactive")
 PERF = 100.0
 STATES = [
     *[WorkerState.READY] * 8,
