@@ -79,6 +79,7 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
     started_at: float = 0.0  #: of the latest start
     starts: int = 0
     mtoken_sha256: str = ""
+    gone_at: float | None = None  #: when the provider takes it back, once it has given notice
     failure: Failure | None = None  #: only when EXITED
 
 
@@ -95,6 +96,7 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     search_params: str = ""  #: Vast's query string; which hardware
     gpu_ram_gb: float | None = None
     price_cap_usd_per_hour: float | None = None
+    avoid_hosts: tuple[str, ...] = ()  #: by the names that machines carry in `host`
 
 
 class Offer(msgspec.Struct, frozen=True, kw_only=True):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-import secrets
+import os
 from collections.abc import Callable
 
 import msgspec
@@ -58,6 +58,7 @@ class Routing:
         ticket_ttl_s: float,
         now: Callable[[], float],
         monotonic: Callable[[], float],
+        draw: Callable[[int], bytes] = os.urandom,
         on_waiting: Callable[[Desk], None],
         on_ticket: Callable[[EndpointId, WorkerId, float], None],
     ) -> None:
@@ -73,8 +74,8 @@ class Routing:
         self._on_waiting = on_waiting
         self._on_ticket = on_ticket
         # Worker-side tables are keyed by reqnum and jti; a random start keeps routers and restarts apart.
-        self._reqnum = secrets.randbits(32) << 20
-        self._boot = secrets.token_hex(6)
+        self._reqnum = int.from_bytes(draw(4)) << 20
+        self._boot = draw(6).hex()
 
     def who(self, key: str | None) -> Principal:
         """Raises HttpProblem 401."""
