@@ -119,20 +119,16 @@ class Routing:
             return None
         if request.not_before > self._monotonic():
             loop.call_later(request.not_before - self._monotonic(), self._pump, desk)
-        placement: Placement | None
         left = True
         try:
-            async with asyncio.timeout(hold_s):
-                placement = await future
-        except TimeoutError:
-            left = False
-            # Placed in the very moment in which the time ran out: it is theirs.
-            placement = future.result() if future.done() and not future.cancelled() else None
-        else:
+            # Not asyncio.timeout(): that cancels the future some time before we are back here, and whoever places the request
+            # in between would trip over it.
+            await asyncio.wait((future,), timeout=hold_s)
             left = False
         finally:
             self.board.unlisten(desk, request, self._monotonic(), left=left)
-        return placement
+        # Placed in the very moment in which the time ran out: it is theirs.
+        return future.result() if future.done() else None
 
     def release(self) -> None:
         """The router stops: everybody who is held is told to ask again, elsewhere or after the restart."""

@@ -3,7 +3,7 @@
 start ok ------> failures in a row = 0, boot time learned
 start failed --> the template's fault (crash, out of memory, hang ...): back off 5, 10, 20 ... s; the third in a row
 opens the breaker: nothing more is bought until the template changes or a person says so
---> the market's fault (no offer, price, host gone ...): back off only, up to five minutes
+--> the market's fault (no offer, price, host gone, no answer ...): back off only, up to five minutes
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def memory_of(state: EndpointState, group_id: GroupId, revision: int) -> GroupMe
 
 def start_failed(memory: GroupMemory, failure: Failure, phase: Phase, cost_usd: float, at: float, policy: Policy) -> GroupMemory:
     """The memory after one more failed start."""
-    market = failure.cause in MARKET_CAUSES
+    market = _is_the_markets(failure.cause, phase)
     in_row = memory.failed_in_row + (0 if market else 1)
     step = max(in_row, 1) if not market else max(round(memory.starts_failed) + 1, 1)
     wait_s = min(policy.backoff_first_s * 2.0 ** min(step - 1, 16), policy.backoff_max_s)
@@ -69,6 +69,11 @@ def start_failed(memory: GroupMemory, failure: Failure, phase: Phase, cost_usd: 
         starts_ok=memory.starts_ok * _DECAY,
         starts_failed=memory.starts_failed * _DECAY + 1.0,
     )
+
+
+def _is_the_markets(cause: Cause, phase: Phase) -> bool:
+    """A provider that does not answer hangs before there is anything that the template could have done wrong."""
+    return cause in MARKET_CAUSES or (cause is Cause.HANG and phase is Phase.RENT)
 
 
 def became_ready(memory: GroupMemory, worker: WorkerFact, at: float) -> GroupMemory:

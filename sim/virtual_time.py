@@ -23,10 +23,19 @@ T = TypeVar("T")
 
 #: A timer that is due sooner than this is exact, whatever the grain.
 MOMENT_S = 0.2
+#: asyncio runs a timer that is due within the clock's resolution. Ours must stay above the precision of a float of many years in
+#: seconds, or a timer that is due now would be put off for ever.
+_RESOLUTION_S = 1e-6
+#: So many rounds without time passing are a loop without end.
+_MOST_ROUNDS = 100_000
 
 
 class Deadlock(RuntimeError):
     """Every task waits for another, and no timer is set."""
+
+
+class Livelock(RuntimeError):
+    """Tasks wake each other for ever, and no time passes."""
 
 
 class _JumpingSelector(selectors.SelectSelector):
@@ -35,12 +44,17 @@ class _JumpingSelector(selectors.SelectSelector):
     def __init__(self) -> None:
         super().__init__()
         self.now_s = 0.0
+        self._rounds = 0
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         if timeout is None:
             raise Deadlock("every task waits and no timer is set")
+        self._rounds += 1
         if timeout > 0:
             self.now_s += timeout
+            self._rounds = 0
+        elif self._rounds > _MOST_ROUNDS:
+            raise Livelock(f"{_MOST_ROUNDS} rounds at {self.now_s:.6f} s")
         return []
 
 
@@ -49,9 +63,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         self._jumping = _JumpingSelector()
         self.grain_s = 0.0  #: 0: every timer is exact; may be changed at any time, for timers set from then on
         super().__init__(self._jumping)
-        # asyncio runs a timer that is due within the clock's resolution. Ours must stay above the precision of a float of
-        # many years in seconds, or a timer that is due now would be put off for ever.
-        self._clock_resolution = 1e-6
+        self._clock_resolution = _RESOLUTION_S
 
     def time(self) -> float:
         return self._jumping.now_s
@@ -59,9 +71,16 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def call_at(
         self, when: float, callback: Callable[..., object], *args: Any, context: Context | None = None
     ) -> asyncio.TimerHandle:
-        if self.grain_s > 0 and when - self._jumping.now_s >= MOMENT_S:
+        ahead_s = when - self._jumping.now_s
+        if self.grain_s > 0 and ahead_s >= MOMENT_S:
             when = math.ceil(when / self.grain_s - 1e-9) * self.grain_s
         return super().call_at(when, callback, *args, context=context)
+
+    def call_later(
+        self, delay: float, callback: Callable[..., object], *args: Any, context: Context | None = None
+    ) -> asyncio.TimerHandle:
+        # However short, a wait takes time: whoever waits for the rest of a float would do so for ever.
+        return super().call_later(max(delay, 2 * _RESOLUTION_S) if delay > 0 else delay, callback, *args, context=context)
 
     def call_exactly_at(self, when: float, callback: Callable[..., object], *args: Any) -> asyncio.TimerHandle:
         """Not a machine's timer but the world's: when something happens, however coarse the grain."""

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
-from provisioner.provider import Machine, MachineState, Offer, Order, Provider, Transient, host_lost
+from provisioner.provider import Machine, MachineState, Offer, Order, Permanent, Provider, Transient, host_lost
 from schemas.ids import EndpointId, GroupId, WorkerId
 from schemas.reasons import Cause, Phase
 from schemas.records import Failure
@@ -189,7 +189,7 @@ class Market:
             kind = self._kinds.get(order.search_params)
             host = None if kind is None or kind.name in self.sold_out else self._room(kind, order.avoid_hosts)
             if kind is None or host is None:
-                raise Transient(Cause.NO_OFFER, f"nothing on offer for {order.search_params!r}")
+                raise Permanent(Cause.NO_OFFER, f"nothing on offer for {order.search_params!r}")
             rented = self.machines[order.worker_id] = Rented(order, kind, host, self._broker.now())
             self.creates += 1
             existing = sum(1 for other in self.machines.values() if other.order.endpoint_id == order.endpoint_id)

@@ -12,6 +12,7 @@ class Tempo:
         self._grain_s = grain_s
         self.quiet_grain_s = grain_s if quiet_grain_s is None else quiet_grain_s
         self._held: dict[str, int] = {}
+        self._loop = virtual_loop()
         self._set()
 
     def hold(self, why: str) -> None:
@@ -26,4 +27,4 @@ class Tempo:
         self._set()
 
     def _set(self) -> None:
-        virtual_loop().grain_s = self._grain_s if self._held else self.quiet_grain_s
+        self._loop.grain_s = self._grain_s if self._held else self.quiet_grain_s

@@ -231,6 +231,10 @@ class Journal:
             self.exceptions.append(f"{entry.get('event')}: {told.get('exception', '')}")
         raise structlog.DropEvent
 
+    def unheard(self, _loop: object, context: dict[str, Any]) -> None:
+        """What a callback raised, or a task that nobody waits for."""
+        self.exceptions.append(f"{context.get('message')}: {context.get('exception')!r} in {context.get('handle') or context.get('task')}")
+
 
 Story = Callable[[World], Awaitable[None]]
 
@@ -252,6 +256,7 @@ def play(story: Story, plan: Plan) -> Report:
 
 
 async def _told(story: Story, plan: Plan, journal: Journal, began_s: float) -> Report:
+    virtual_loop().set_exception_handler(journal.unheard)
     world = World(plan, journal)
     world.open()
     try:
