@@ -99,8 +99,8 @@ def mirrored(machine: Machine, before: InstanceRecord | None, provider: str, now
         created_at=base.created_at or machine.created_at or now,
         starts=machine.starts,
         mtoken_sha256=machine.mtoken_sha256,
-        gone_at=machine.gone_at,
         failure=machine.failure if machine.state is MachineState.EXITED else None,
+        gone_at=machine.gone_at,
     )
 
 

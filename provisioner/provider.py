@@ -79,8 +79,8 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
     started_at: float = 0.0  #: of the latest start
     starts: int = 0
     mtoken_sha256: str = ""
-    gone_at: float | None = None  #: when the provider takes it back, once it has given notice
     failure: Failure | None = None  #: only when EXITED
+    gone_at: float | None = None  #: the provider gave notice that it takes the machine back then
 
 
 class Order(msgspec.Struct, frozen=True, kw_only=True):

@@ -140,8 +140,8 @@ def with_instance(fact: WorkerFact, record: InstanceRecord, at: float) -> Worker
         usd_per_hour=record.usd_per_hour,
         storage_usd_per_hour=record.storage_usd_per_hour,
         created_at=record.created_at or fact.created_at,
+        gone_at=fact.gone_at if record.gone_at is None else record.gone_at,
         url=fact.url or record.url,
-        gone_at=record.gone_at or fact.gone_at,
         failure=failure,
         drain=None if record.state in _RESTS else fact.drain,
     )

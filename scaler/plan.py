@@ -95,8 +95,8 @@ class Planner:
             self._drain(worker, Why.REPLACE, "destroy", "the provider takes the machine back")
         rest = list(victims.in_order([w for w in old if w not in hurried], self._state, self._roster, self._shares(wanted)))
         room_needed = self._room() <= 0 and len(fresh) + len(self._roster.coming) < wanted.hot
-        if spare <= 0 and room_needed and not self._roster.draining:
-            spare = self._policy.surge_workers
+        if spare <= 0 and room_needed:
+            spare += self._policy.surge_workers  # so many serve less at a time: the next goes when the one before is replaced
         for worker in rest[: max(0, spare)]:
             text = (
                 "the provider takes the machine back"
@@ -271,10 +271,11 @@ class Planner:
         self._touched.add(worker.worker_id)
 
     def _room(self) -> int:
-        """How many more may exist. Everything that costs money counts, also what is on its way out."""
+        """How many more may exist. Everything that costs money counts, also what is to be destroyed and is not gone yet: a create may
+        overtake a destroy.
+        """
         assert self._state.spec is not None
-        gone = {d.worker.worker_id for d in self.drafts if d.op == "destroy" and d.worker is not None}
-        here = sum(1 for w in self._roster.living if w.worker_id not in gone) + sum(1 for d in self.drafts if d.op == "create")
+        here = len(self._roster.living) + len(self._roster.ending) + sum(1 for d in self.drafts if d.op == "create")
         return self._state.spec.settings.max_workers - here
 
     def _existing(self) -> int:

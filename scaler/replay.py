@@ -1,7 +1,7 @@
 """Decisions told so that anybody can check them: the event carries the whole input, and each names the hash of the one before.
 
 verify(event)      decide again from the recorded input and compare, bit for bit
-verify_chain(...)  the same for a sequence, and that none is missing or changed in between; Chain does it one by one
+verify_chain(...)  the same for a sequence, and that none is missing or changed in between
 """
 
 from __future__ import annotations
@@ -24,8 +24,6 @@ _decoder = msgspec.json.Decoder(Recorded)
 _COMPRESS_ABOVE_BYTES = 8 * 1024
 #: An event must stay far below the bus's limit of 1 MiB.
 MAX_RECORD_BYTES = 512 * 1024
-#: Said of a decision whose leader died before it could tell it, and of one too large for an event.
-WITHOUT_INPUT = "the decision was told without its input"
 
 
 class _Packed(msgspec.Struct, frozen=True):
@@ -44,7 +42,7 @@ def unpack(record: msgspec.Raw) -> Recorded:
     """Raises ValueError when the record is none, or of a format this version does not know."""
     data = bytes(record)
     if data == b"null":
-        raise ValueError(WITHOUT_INPUT)
+        raise ValueError("the decision was told without its input")
     try:
         if data.startswith(b'{"zlib_base64"'):
             packed = msgspec.json.decode(data, type=_Packed)
@@ -95,39 +93,11 @@ def policy_hash(policy: Policy) -> str:
 
 def verify(event: Decided) -> str | None:
     """None when the recorded input gives the told decision; else one sentence about the first difference."""
-    return _derived(event)[0]
-
-
-class Chain:
-    """The decisions of one endpoint as they come."""
-
-    def __init__(self) -> None:
-        self._next: tuple[str, int] | None = None  # hash and generation that the next one must name; None: any
-
-    def add(self, event: Decided) -> str | None:
-        """None when it is right and follows the one before; else one sentence. What was told without its input is not right, and
-        whatever follows it is believed to follow.
-        """
-        expected, (problem, again) = self._next, _derived(event)
-        self._next = None if again is None else (hash_of(again, event.previous_hash), event.generation + 1)
-        if expected is not None and (event.previous_hash, event.generation) != expected:
-            return f"{event.decision_id}: it does not follow the decision before (generation {event.generation}, expected {expected[1]})"
-        return problem
-
-
-def verify_chain(events: Iterable[Decided]) -> str | None:
-    """None when every decision of one endpoint, in order, is right and follows the one before; else the first that is not."""
-    chain = Chain()
-    return next((problem for event in events if (problem := chain.add(event))), None)
-
-
-def _derived(event: Decided) -> tuple[str | None, Decision | None]:
-    """What is wrong with it, and the decision that its input gives."""
     try:
         recorded = unpack(event.record)
         again = decide.decide(recorded.state, recorded.policy, recorded.now)
     except (ValueError, KeyError) as error:
-        return f"{event.decision_id}: {error}", None
+        return f"{event.decision_id}: {error}"
     expected = told(
         again,
         event_id=event.id,
@@ -138,9 +108,24 @@ def _derived(event: Decided) -> tuple[str | None, Decision | None]:
     )
     for name in Decided.__struct_fields__:
         if name != "record" and getattr(expected, name) != getattr(event, name):
-            was, is_ = getattr(event, name), getattr(expected, name)
-            return f"{event.decision_id}: {name} was told as {was!r}, its input gives {is_!r}", again
-    return None, again
+            return (
+                f"{event.decision_id}: {name} was told as {getattr(event, name)!r}, its input gives {getattr(expected, name)!r}"
+            )
+    return None
+
+
+def verify_chain(events: Iterable[Decided]) -> str | None:
+    """None when every decision of one endpoint, in order, is right and follows the one before; else the first that is not."""
+    previous: tuple[str, int] | None = None
+    for event in events:
+        if problem := verify(event):
+            return problem
+        if previous is not None and (event.previous_hash, event.generation) != previous:
+            return f"{event.decision_id}: it does not follow the decision before (generation {event.generation}, expected {previous[1]})"
+        recorded = unpack(event.record)
+        decision = decide.decide(recorded.state, recorded.policy, recorded.now)
+        previous = (hash_of(decision, event.previous_hash), event.generation + 1)
+    return None
 
 
 def _told_actions(decision: Decision) -> tuple[ToldAction, ...]:

@@ -167,7 +167,7 @@ class InstanceRecord(Record, frozen=True, kw_only=True):
     commanded_at: float = 0.0  #: issued_at of that command; an older stop or start that arrives late is superseded
     mtoken_sha256: str = ""  #: hash of MASTER_TOKEN, by which Vast's PyWorker reports
     failure: Failure | None = None
-    gone_at: float | None = None  #: when the provider takes the machine back, once it has said so
+    gone_at: float | None = None  #: the provider gave notice that it takes the machine back then
 
 
 class WorkerRecord(Record, frozen=True, kw_only=True):

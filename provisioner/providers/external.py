@@ -143,4 +143,5 @@ def _machine(record: InstanceRecord, state: MachineState | None = None) -> Machi
         starts=record.starts,
         mtoken_sha256=record.mtoken_sha256,
         failure=record.failure if state is MachineState.EXITED else None,
+        gone_at=record.gone_at,
     )

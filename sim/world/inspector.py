@@ -17,13 +17,13 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from scaler import replay
 from schemas import codec, commands, events, subjects
 from schemas.ids import CommandId, EndpointId, WorkerId
 from schemas.records import EndpointRecord
 from schemas.states import WorkerState
 
 from ..broker import Broker, Stored
+from .chain import Chain
 from .market import Market, Rented
 from .plan import Plan
 
@@ -39,7 +39,7 @@ class Told:
     """What the events said about one endpoint."""
 
     decisions: int = 0
-    chain: replay.Chain = field(default_factory=replay.Chain)
+    chain: Chain = field(default_factory=Chain)
     last: events.Decided | None = None
     whys: Counter[str] = field(default_factory=Counter)
     kinds: Counter[str] = field(default_factory=Counter)
@@ -157,11 +157,9 @@ class Inspector:
     def _decided(self, event: events.Decided, told: Told) -> None:
         told.decisions += 1
         told.whys[event.why] += 1
-        problem = told.chain.add(event)
-        if problem is not None and problem.endswith(replay.WITHOUT_INPUT):
-            self.retold += 1
-        elif problem is not None:
+        if problem := told.chain.add(event):
             self.find(f"a decision cannot be believed: {problem}")
+        self.retold += told.chain.broken_off
         told.last = msgspec.structs.replace(event, record=msgspec.Raw(b"null"))
         if event.actions:
             self.decisions.append(told.last)
