@@ -38,7 +38,7 @@ ADMIN_KEY = "simulated-admin-key"
 _URL = "http://routers.sim"
 ANSWERED = "answered"
 #: A client whose first byte is later than this gives up; long, because models may be.
-_BUDGETS = Budgets(queue_s=900.0, first_byte_s=None, idle_s=None, total_s=3600.0)
+_BUDGETS = Budgets(queue_s=900.0, first_byte_s=None, idle_s=None, total_s=None)
 
 
 class Door(Control):
@@ -155,9 +155,11 @@ class Clients:
         self._spawn(self._stream(crowd, iter(arrivals), budgets), f"clients of {endpoint.name}")
         return crowd
 
-    def steady(self, endpoint: EndpointRecord, *, rate: float, units: float, for_s: float, sigma: float = 0.0) -> Crowd:
+    def steady(
+        self, endpoint: EndpointRecord, *, rate: float, units: float, for_s: float, sigma: float = 0.0, budgets: Budgets = _BUDGETS
+    ) -> Crowd:
         """A Poisson stream from now on; sizes log-normal around a mean of `units`."""
-        return self.come(endpoint, self.poisson(lambda _: rate, rate, units, for_s, sigma))
+        return self.come(endpoint, self.poisson(lambda _: rate, rate, units, for_s, sigma), budgets)
 
     def poisson(
         self, rate: Callable[[float], float], most: float, units: float, for_s: float, sigma: float = 0.0
@@ -212,7 +214,7 @@ class Clients:
             ready = await routing.next_worker()
             attempts += 1
             crowd.by_group[GroupId(ready.group_id)] += 1
-            setback = await self._knock(crowd, ready, begin_s)
+            setback = await self._knock(crowd, ready, meter, begin_s)
             if setback is None:
                 return ANSWERED
             if setback.avoid_s > 0:
@@ -224,15 +226,20 @@ class Clients:
                 await asyncio.sleep(pause_s)
                 meter.spend("queue", pause_s)
 
-    async def _knock(self, crowd: Crowd, ready: RouteReady, begin_s: float) -> retry.Setback | None:
+    async def _knock(self, crowd: Crowd, ready: RouteReady, meter: Meter, begin_s: float) -> retry.Setback | None:
+        """Raises BudgetExceeded when the answer does not begin in time."""
         loop = virtual_loop()
         await exactly(self._plan.travel_s)
         worker = self._market.worker_at(ready.url)
         if worker is None:
             crowd.refusals[retry.CONNECT_FAILED] += 1
             return retry.Setback(code=retry.CONNECT_FAILED, message=f"nobody listens at {ready.url}", avoid_s=10.0)
+        allowance = meter.allow("first_byte", loop.time())
         try:
-            served = await worker.serve(ready.ticket)
+            async with asyncio.timeout(allowance.timeout_s):
+                served = await worker.serve(ready.ticket)
+        except TimeoutError as error:
+            raise meter.exceeded(allowance.budget, f"worker {ready.worker_id} had not answered yet") from error
         except Cut as cut:
             crowd.cut[str(cut)] += 1
             return retry.Setback(code=retry.CONNECTION_LOST, message=str(cut), began=True, avoid_s=10.0)

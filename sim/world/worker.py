@@ -88,8 +88,7 @@ class Worker:
         self.bus = MemoryBus(broker, bundle.worker_id)
         self.load = Load()
         self.silent = False  #: its heartbeats do not come through
-        self.deaf = False  #: orders do not reach it
-        self.refusals = 0
+        self.stuck = False  #: the model takes requests and never answers
         self._broker = broker
         self._bundle = bundle
         self._boot = boot
@@ -227,8 +226,6 @@ class Worker:
 
     async def _obey(self, message: Message) -> bytes:
         """As pyworker.agent does."""
-        if self.deaf:
-            await asyncio.sleep(3600)
         order = codec.decode(message.data, ControlOrder)
         ok, said = True, ""
         if order.op == "drain":
@@ -248,7 +245,6 @@ class Worker:
         """One call of a client with a ticket. Raises Cut when the process ends under it."""
         job = self._admit(token)
         if isinstance(job, Refusal):
-            self.refusals += 1
             return job
         future: asyncio.Future[Served] = self._loop.create_future()
         self._open[job] = future
@@ -283,6 +279,8 @@ class Worker:
         return job
 
     def _start(self, job: Job) -> None:
+        if self.stuck:
+            return
         takes_s = job.units * self.kind.slots / (self.kind.perf * self.kind.speed)
         self._ends[job] = self._loop.call_exactly_at(self._loop.time() + takes_s, self._end, job, Outcome.SERVED, None)
 
