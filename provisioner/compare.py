@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import msgspec
 
+from schemas.reasons import Cause
 from schemas.records import Failure, InstanceRecord, Intent
 
 from . import instances, plan
@@ -83,6 +84,8 @@ def _unrecorded(machine: Machine | None, intent: Intent | None, *, wanted: bool)
 def _vanished(record: InstanceRecord, now: float) -> Finding:
     if record.state == InstanceState.FAILED:
         return Agree()
+    if record.gone_at is not None and now >= record.gone_at:
+        return NoteFailure(Failure(cause=Cause.PREEMPTED, message=f"provider {record.provider} took the machine back", at=now))
     return NoteFailure(plan.lost(record, now))
 
 

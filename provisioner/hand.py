@@ -264,4 +264,5 @@ def order_of(command: CreateWorker) -> Order:
         search_params=command.search_params,
         gpu_ram_gb=command.gpu_ram,
         price_cap_usd_per_hour=command.price_cap_usd_per_hour,
+        avoid_hosts=command.avoid_hosts,
     )

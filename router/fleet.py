@@ -128,8 +128,10 @@ class Fleet:
         """Liveness says that it crossed a limit."""
         self._place(worker, now)
 
-    def sweep(self, now: float) -> bool:
-        """Let time pass: broken promises and benches end. True when that freed something."""
+    def sweep(self, now: float, usual_cost: float) -> bool:
+        """Let time pass: broken promises and benches end. `usual_cost`: work units of a usual request. True when that freed
+        something.
+        """
         freed = False
         if now >= self._pay_at:
             self.pay(now)
@@ -140,9 +142,11 @@ class Fleet:
         while self._owing and (due := next(iter(self._owing.items())))[1] <= now:
             worker = due[0]
             del self._owing[worker]
-            # Without reports nothing tells a kept promise from a broken one, so it stands until the work should be done.
-            heard = now - worker.heard_at < PROMISE_TTL_S
-            life_s = PROMISE_TTL_S if heard else PROMISE_TTL_S + worker.ledger.own_units / worker.perf / worker.slots
+            life_s = PROMISE_TTL_S
+            if now - worker.heard_at >= PROMISE_TTL_S:
+                # Without reports nothing tells a kept promise from a broken one, so it stands until the work should be done: each
+                # slot has its part of the speed, and who has no slot waits for one.
+                life_s += usual_cost * max(worker.slots, worker.ledger.requests) / worker.perf
             if worker.ledger.expire(now - life_s):
                 self._pool(worker.group_id).put(worker)
                 freed = True

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import secrets
+import os
 from collections.abc import Callable
 
 import msgspec
@@ -45,12 +45,20 @@ LAST_MARKS_S = 1.0
 class Reporter:
     """`now` is unix s, `monotonic` the switchboard's clock."""
 
-    def __init__(self, bus: Bus, board: Switchboard, *, now: Callable[[], float], monotonic: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        bus: Bus,
+        board: Switchboard,
+        *,
+        now: Callable[[], float],
+        monotonic: Callable[[], float],
+        draw: Callable[[int], bytes] = os.urandom,
+    ) -> None:
         self._bus = bus
         self._board = board
         self._now = now
         self._monotonic = monotonic
-        self._boot = secrets.token_hex(4)
+        self._boot = draw(4).hex()
         self._seq = 0
         self._said: dict[EndpointId, tuple[float, tuple[object, ...]]] = {}
         self._urgent: set[EndpointId] = set()

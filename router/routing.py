@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-import secrets
+import os
 from collections.abc import Callable
 
 import msgspec
@@ -58,6 +58,7 @@ class Routing:
         ticket_ttl_s: float,
         now: Callable[[], float],
         monotonic: Callable[[], float],
+        draw: Callable[[int], bytes] = os.urandom,
         on_waiting: Callable[[Desk], None],
         on_ticket: Callable[[EndpointId, WorkerId, float], None],
     ) -> None:
@@ -73,8 +74,8 @@ class Routing:
         self._on_waiting = on_waiting
         self._on_ticket = on_ticket
         # Worker-side tables are keyed by reqnum and jti; a random start keeps routers and restarts apart.
-        self._reqnum = secrets.randbits(32) << 20
-        self._boot = secrets.token_hex(6)
+        self._reqnum = int.from_bytes(draw(4)) << 20
+        self._boot = draw(6).hex()
 
     def who(self, key: str | None) -> Principal:
         """Raises HttpProblem 401."""
@@ -118,20 +119,16 @@ class Routing:
             return None
         if request.not_before > self._monotonic():
             loop.call_later(request.not_before - self._monotonic(), self._pump, desk)
-        placement: Placement | None
         left = True
         try:
-            async with asyncio.timeout(hold_s):
-                placement = await future
-        except TimeoutError:
-            left = False
-            # Placed in the very moment in which the time ran out: it is theirs.
-            placement = future.result() if future.done() and not future.cancelled() else None
-        else:
+            # Not asyncio.timeout(): that cancels the future some time before we are back here, and whoever places the request
+            # in between would trip over it.
+            await asyncio.wait((future,), timeout=hold_s)
             left = False
         finally:
             self.board.unlisten(desk, request, self._monotonic(), left=left)
-        return placement
+        # Placed in the very moment in which the time ran out: it is theirs.
+        return future.result() if future.done() else None
 
     def release(self) -> None:
         """The router stops: everybody who is held is told to ask again, elsewhere or after the restart."""

@@ -33,20 +33,28 @@ KEYS_EVERY_S = 60.0
 LOG_BACK_S = 3600.0
 
 
-def unguessable() -> Iterator[int]:
-    """Numbers for requests: never 0, not to be guessed, whole in every JSON reader. Chance is drawn from the system in bulk."""
+def unguessable(draw: Callable[[int], bytes] = os.urandom) -> Iterator[int]:
+    """Numbers for requests: never 0, not to be guessed, whole in every JSON reader. Chance is drawn in bulk."""
     while True:
-        for number in struct.unpack("256Q", os.urandom(2048)):
+        for number in struct.unpack("256Q", draw(2048)):
             yield number % (MAX_IDX - 1) + 1
 
 
 class Router:
-    """Knows and routes until run() is cancelled. `now` is unix s, `monotonic` never goes back.
+    """Knows and routes until run() is cancelled. `now` is unix s, `monotonic` never goes back, `draw` gives so many bytes of chance.
 
     Raises SettingsError when the keys directory, the workers' root or the admin key's hash cannot be used.
     """
 
-    def __init__(self, *, bus: Bus, settings: RouterSettings, now: Callable[[], float], monotonic: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        *,
+        bus: Bus,
+        settings: RouterSettings,
+        now: Callable[[], float],
+        monotonic: Callable[[], float],
+        draw: Callable[[int], bytes] = os.urandom,
+    ) -> None:
         self.bus = bus
         self.settings = settings
         self.now = now
@@ -56,12 +64,12 @@ class Router:
         self.vast = VastSigner(directory)
         self.vast_root = root_pem(settings.worker_ca, now())
         self.keys = KeyRing(directory, settings.admin_key_sha256)
-        self.board = Switchboard(router=bus.name, max_held=settings.max_held, new_idx=unguessable().__next__)
+        self.board = Switchboard(router=bus.name, max_held=settings.max_held, new_idx=unguessable(draw).__next__)
         self.bridge = Bridge(bus, now=now, monotonic=monotonic)
         self.feeds = Feeds(bus, self.board, self.keys, self.vast, self.bridge, monotonic)
         self.logs = EventLog(bus, self.board, now() - LOG_BACK_S)
         self.group_log = GroupLog(bus, now() - KEEP_S)
-        self._reporter = Reporter(bus, self.board, now=now, monotonic=monotonic)
+        self._reporter = Reporter(bus, self.board, now=now, monotonic=monotonic, draw=draw)
         self.routing = Routing(
             self.board,
             self.keys,
@@ -71,6 +79,7 @@ class Router:
             ticket_ttl_s=settings.ticket_ttl_s,
             now=now,
             monotonic=monotonic,
+            draw=draw,
             on_waiting=self._reporter.waiting,
             on_ticket=self._reporter.ticket,
         )

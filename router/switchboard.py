@@ -107,7 +107,7 @@ class Switchboard:
             if desk is not None:
                 desk.fleet.silent(worker, now)
         for desk in self.desks.values():
-            desk.fleet.sweep(now)
+            desk.fleet.sweep(now, desk.demand.usual_cost())
             desk.demand.refused += len(desk.hold.drop_absent(now))
             if desk.hold.present:
                 desk.pump(now)

@@ -8,6 +8,7 @@ Vast's workers read their RSA key once at start and never again, so that one is 
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 
 import msgspec
@@ -66,6 +67,7 @@ class TicketSigner:
         self._load(stored, now)
 
     def _load(self, data: bytes, now: float) -> None:
+        self._loaded = data
         self._stored = msgspec.json.decode(data, type=StoredKeys).keys
         self._keys = tuple(TicketKey(stored) for stored in self._stored)
         self.jwks = msgspec.json.encode(Jwks(keys=tuple(key.jwk for key in self._keys)))
@@ -88,8 +90,9 @@ class TicketSigner:
     def reread(self, now: float) -> None:
         """Another router on the same directory may have rotated."""
         data = self._directory.read(TICKET_KEYS_FILE)
-        if data is not None:
+        if data is not None and data != self._loaded:
             self._load(data, now)
+        self.use_due(now)
 
     def rotate(self, now: float) -> str:
         """Publish a new key, drop all but the one in use; returns the new kid. It signs after PUBLISH_BEFORE_USE_S."""
@@ -111,10 +114,7 @@ class VastSigner:
 
     def __init__(self, directory: KeysDir) -> None:
         pem = directory.read_or_make(VAST_KEY_FILE, _fresh_rsa_pem)
-        key = serialization.load_pem_private_key(pem, password=None)
-        if not isinstance(key, rsa.RSAPrivateKey):
-            raise SettingsError(f"{VAST_KEY_FILE} in ROUTER_KEYS_DIR holds no RSA key", "delete the file: a new key is made")
-        self._key = key
+        self._key = key = _rsa_key(pem)
         self._cache: dict[str, str] = {}
         self.public_pem = key.public_key().public_bytes(
             serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
@@ -144,6 +144,14 @@ def _fresh(now: float) -> StoredKey:
 
 def _encode_keys(keys: tuple[StoredKey, ...]) -> bytes:
     return msgspec.json.encode(StoredKeys(keys))
+
+
+@functools.lru_cache(maxsize=4)  # it takes a tenth of a second, and a simulated world starts many routers
+def _rsa_key(pem: bytes) -> rsa.RSAPrivateKey:
+    key = serialization.load_pem_private_key(pem, password=None)
+    if not isinstance(key, rsa.RSAPrivateKey):
+        raise SettingsError(f"{VAST_KEY_FILE} in ROUTER_KEYS_DIR holds no RSA key", "delete the file: a new key is made")
+    return key
 
 
 def _fresh_rsa_pem() -> bytes:

@@ -31,8 +31,8 @@ class Book:
     def __init__(self, scene: Scene) -> None:
         assert scene.state.spec is not None or scene.state.deleted
         self._most = scene.state.spec.settings.max_workers if scene.state.spec is not None else 0
-        self._here = len(scene.roster.living)
-        self._staying = self._here - sum(1 for worker in scene.roster.draining if _goes_for_good(worker))
+        self._here = len(scene.roster.living) + len(scene.roster.ending)
+        self._staying = len(scene.roster.living) - sum(1 for worker in scene.roster.draining if _goes_for_good(worker))
         self.drafts: list[Draft] = []
         self.touched: set[WorkerId] = set()
         self.created: Counter[GroupId] = Counter()  #: new ones of each group
@@ -40,7 +40,9 @@ class Book:
 
     @property
     def room(self) -> int:
-        """How many more may exist. Everything that costs money counts, also what is on its way out."""
+        """How many more may exist. Everything that costs money counts, also what is to be destroyed and is not gone yet: a create may
+        overtake a destroy.
+        """
         return self._most - self._here
 
     @property
@@ -62,8 +64,6 @@ class Book:
         self.drafts.append(Draft(op, worker.group_id, why, reason, worker, worker.revision, then))
         if op == "start":
             self.started[worker.group_id] += 1
-        if op == "destroy":
-            self._here -= 1
         if op == "destroy" or then == "destroy":
             self._staying -= 0 if _goes_for_good(worker) else 1
         elif op == "undrain" and _goes_for_good(worker):

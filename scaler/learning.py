@@ -3,7 +3,7 @@
 start ok ------> failures in a row = 0, boot time and price learned
 start failed --> the template's fault (crash, out of memory, hang ...): back off 5, 10, 20 ... s; the third in a row
 opens the breaker: nothing more is bought until the template changes or a person says so
---> the market's fault (no offer, price, host gone ...): back off only, up to five minutes
+--> the market's fault (no offer, price, host gone, no answer ...): back off only, up to five minutes
 
 What was refused before it began (no offer, price, budget) says nothing about how often starts fail.
 """
@@ -56,7 +56,7 @@ def memory_of(state: EndpointState, group_id: GroupId, revision: int) -> GroupMe
 
 def start_failed(memory: GroupMemory, failure: Failure, phase: Phase, cost_usd: float, at: float, policy: Policy) -> GroupMemory:
     """The memory after one more failed start."""
-    market = failure.cause in MARKET_CAUSES
+    market = _is_the_markets(failure.cause, phase)
     in_row = memory.failed_in_row + (0 if market else 1)
     missed = memory.missed_in_row + (1 if market else 0)
     step = missed if market else in_row
@@ -78,6 +78,11 @@ def start_failed(memory: GroupMemory, failure: Failure, phase: Phase, cost_usd: 
         breaker=breaker,
         **_counted(memory, failed=failure.cause not in _REFUSALS),
     )
+
+
+def _is_the_markets(cause: Cause, phase: Phase) -> bool:
+    """A provider that does not answer hangs before there is anything that the template could have done wrong."""
+    return cause in MARKET_CAUSES or (cause is Cause.HANG and phase is Phase.RENT)
 
 
 def _counted(memory: GroupMemory, *, failed: bool) -> dict[str, float]:

@@ -8,7 +8,8 @@
     live --our own connection is down------------------------> deaf --connected again---> live
 
 Silence of all is our network, not their death: while frozen or deaf nobody is judged, and afterwards everybody's clock starts
-anew. One worker alone cannot be told from the network by its silence; it is judged only while the bus is seen to carry something.
+anew. Workers do not speak in step, so the first of all to fall silent looks for a moment as if it were alone: nobody is judged
+while not one of the others was heard for longer than an interval. One worker alone cannot be told from the network by its silence; it is judged only while the bus is seen to carry something.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ SUSPECT_S = 3.5
 LOST_S = 10.0
 #: Heartbeats that ended within this time of each other ended at once: one interval, its jitter, and a grain of ours.
 AT_ONCE_S = 2.5
+#: An interval and its jitter: nobody heard for longer may be the begin of a silence of all.
+HUSH_S = 1.5
 #: A new leader listens this long at most before it acts.
 WARM_S = 5.0
 
@@ -92,7 +95,7 @@ class Vigil:
         self.telemetry = self._telemetry(now, connected=connected)
         if before is Telemetry.FROZEN and self.telemetry is not before:
             self._start_anew(now)
-        if self.telemetry is not Telemetry.LIVE:
+        if self.telemetry is not Telemetry.LIVE or self._fell_silent(now, HUSH_S):
             return ()
         is_carrying = now - self._carried_at < SUSPECT_S
         found = []
@@ -111,18 +114,19 @@ class Vigil:
             return Telemetry.DEAF
         if self.telemetry is Telemetry.WARMING and not self._is_warm(now):
             return Telemetry.WARMING
-        return Telemetry.FROZEN if self._all_fell_silent(now) else Telemetry.LIVE
+        return Telemetry.FROZEN if self._fell_silent(now, SUSPECT_S) else Telemetry.LIVE
 
     def _is_warm(self, now: float) -> bool:
         everybody_heard = all(pulse.heard for pulse in self._pulses.values() if pulse.liveness is not Liveness.UNHEARD)
         return everybody_heard or now - self._began_at >= WARM_S
 
-    def _all_fell_silent(self, now: float) -> bool:
+    def _fell_silent(self, now: float, silent_s: float) -> bool:
+        """All who spoke a moment ago, at least two, at once and for so long."""
         heard = [pulse.heard_at for pulse in self._pulses.values() if pulse.liveness in _SPEAKING]
         if not heard:
             return False
         last_at = max(heard)
-        if now - last_at < SUSPECT_S:
+        if now - last_at < silent_s:
             return False
         return sum(1 for at in heard if last_at - at <= AT_ONCE_S) >= 2
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from schemas.states import WorkerState
+
 _DECIDE_BOUNDS_S = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05)
 
 
@@ -15,7 +17,8 @@ class Metrics:
             "corral_scaler_telemetry_live", "1 while silence of a worker means something", registry=registry
         )
         self.endpoints = Gauge("corral_scaler_endpoints", "endpoints looked after", registry=registry)
-        self.workers = Gauge("corral_scaler_workers", "workers by state", ["state"], registry=registry)
+        workers = Gauge("corral_scaler_workers", "workers by state", ["state"], registry=registry)
+        self.workers = {state: workers.labels(state) for state in WorkerState}
         self.heartbeats = Counter("corral_scaler_heartbeats", "heartbeats folded", registry=registry)
         self.unknown = Counter(
             "corral_scaler_heartbeats_of_strangers", "heartbeats of workers nobody has a record of", registry=registry

@@ -7,6 +7,7 @@ from typing import Any
 from schemas.commands import AnyCommand, CreateWorker, DestroyWorker, RebootWorker, StartWorker, StopWorker
 from schemas.records import EndpointRecord
 
+from . import groups
 from .types import EndpointState, WorkerFact
 
 
@@ -44,6 +45,7 @@ def command_for(
                 search_params=group.search_params,
                 gpu_ram=group.gpu_ram,
                 price_cap_usd_per_hour=group.price_cap_usd_per_hour,
+                avoid_hosts=groups.quarantined(state, intent.issued_at),
             )
         case "start":
             return StartWorker(**about)

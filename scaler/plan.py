@@ -122,8 +122,8 @@ class Planner:
             if worker.worker_id in hurried:
                 self._drain(worker, Why.REPLACE, "destroy", "the provider takes the machine back")
         room_needed = self._book.room <= 0 and len(fresh) + len(self._roster.coming) < wanted.hot
-        if spare <= 0 and room_needed and not self._roster.draining:
-            spare = self._policy.surge_workers
+        if spare <= 0 and room_needed:
+            spare += self._policy.surge_workers  # so many serve less at a time: the next goes when the one before is replaced
         rest = [w for w in old if w.worker_id not in hurried]
         shares, _ = self._counting(wanted)
         for worker in islice(victims.in_order(rest, self._standings, shares), max(0, spare)):

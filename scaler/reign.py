@@ -40,6 +40,7 @@ _SYNC_S = 60.0
 _HEAR_BACK_S = 3600.0
 _LAST_WORDS_S = 1.0
 _JUDGE_EVERY_S = 0.25
+_GAUGE_EVERY_S = 1.0
 _EVENTS = ("command_refused", "command_dead", "group_resumed")
 
 
@@ -181,7 +182,7 @@ class Reign:
             if not desk.revision and desk.instances:
                 desk.restart_generation(self._now())  # it had a memory, and lost it
             desk.begun_at = float("-inf")  # the view is complete: an endpoint that is not in it is no more
-            for worker_id in desk.written.keys() | desk.state.workers.keys():
+            for worker_id in sorted(desk.written.keys() | desk.state.workers.keys()):
                 self._ledger.note(desk, worker_id)
         workers = sum(len(desk.state.workers) for desk in self._desks.values())
         log.info("reign_began", epoch=self._lease.epoch, endpoints=len(self._desks), workers=workers)
@@ -189,6 +190,7 @@ class Reign:
     async def _watch(self) -> None:
         """Judge silence, and keep the gauges."""
         frozen_at: float | None = None
+        gauged_at = float("-inf")
         while True:
             bus_alive = self._bus.connected and all(view.age_s < SUSPECT_S for view in self._views)
             telemetry = self._intake.judge(connected=self._bus.connected, bus_alive=bus_alive)
@@ -206,7 +208,9 @@ class Reign:
                     events.TelemetryThawed(id=event_id, at=now, endpoint_id=EndpointId(0), frozen_s=now - frozen_at)
                 )
                 frozen_at = None
-            self._gauge(telemetry)
+            if now >= gauged_at + _GAUGE_EVERY_S:
+                gauged_at = now
+                self._gauge(telemetry)
             await asyncio.sleep(_JUDGE_EVERY_S)
 
     def _gauge(self, telemetry: Telemetry) -> None:
@@ -214,4 +218,4 @@ class Reign:
         self._metrics.endpoints.set(len(self._desks))
         counts = Counter(worker.state for desk in self._desks.values() for worker in desk.state.workers.values())
         for state in WorkerState:
-            self._metrics.workers.labels(state).set(counts[state])
+            self._metrics.workers[state].set(counts[state])

@@ -49,6 +49,7 @@ class Roster:
         self.cold: list[WorkerFact] = []
         self.stopping: list[WorkerFact] = []
         self.failed: list[WorkerFact] = []
+        self.ending: list[WorkerFact] = []  #: to be destroyed; they cost something until they are gone
         self.brought_ready: list[WorkerFact] = []  #: machines that people brought
         places = {
             WorkerState.READY: self.ready,
@@ -59,6 +60,8 @@ class Roster:
             **dict.fromkeys(COMING, self.coming),
         }
         for worker in state.workers.values():
+            if worker.state is WorkerState.DESTROYING:
+                self.ending.append(worker)
             if worker.state not in LIVING:
                 continue
             self.living.append(worker)

@@ -39,6 +39,7 @@ class CreateWorker(Command, frozen=True, kw_only=True, tag="create"):
     search_params: str = ""
     gpu_ram: float | None = None
     price_cap_usd_per_hour: float | None = None
+    avoid_hosts: tuple[str, ...] = ()  #: where starts of this endpoint failed lately while they succeed elsewhere
 
 
 class StartWorker(Command, frozen=True, kw_only=True, tag="start"):

@@ -7,6 +7,7 @@ same backoff of the provisioner's queue. Times are the running loop's, so a virt
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -44,6 +45,7 @@ STREAMS = (
 )
 
 
+@functools.lru_cache(maxsize=1 << 14)
 def matches(pattern: str, subject: str) -> bool:
     """NATS wildcards: `*` is one token, `>` is one or more at the end."""
     wanted, had = pattern.split("."), subject.split(".")
@@ -124,11 +126,13 @@ class Stream:
 
     def forget(self, at: float) -> None:
         """What is too old is gone."""
-        for msg_id, (stored_at, _) in list(self._ids.items()):
+        while self._ids:
+            msg_id, (stored_at, _) = next(iter(self._ids.items()))
             if stored_at + self.settings.duplicate_window_s > at:
                 break
             del self._ids[msg_id]
-        for seq, stored in list(self.messages.items()):
+        while self.messages:
+            seq, stored = next(iter(self.messages.items()))
             if stored.at + self.settings.max_age_s > at:
                 break
             del self.messages[seq]

@@ -47,6 +47,10 @@ class MemoryBus:
     # --- core --------------------------------------------------------------------------------------------------------
 
     async def publish(self, subject: str, data: bytes) -> None:
+        self.publish_now(subject, data)
+
+    def publish_now(self, subject: str, data: bytes) -> None:
+        """As publish(), for callers that are no coroutine."""
         self._link.check()
         for subscription in list(self._broker.subscriptions):
             if matches(subscription.pattern, subject):

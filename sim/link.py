@@ -61,9 +61,13 @@ class Pipe:
 
     def send(self, deliver: Callable[[], None]) -> None:
         loop = asyncio.get_running_loop()
-        self._free_s = max(self._free_s, loop.time() + self._link.broker.weather.delay())
+        now_s, delay_s = loop.time(), self._link.broker.weather.delay()
         # Timers that are due at the same moment run in any order, so each delivers whatever has waited longest.
         self._on_the_way.append(deliver)
+        if delay_s <= 0 and self._free_s <= now_s:
+            loop.call_soon(self._deliver_one)
+            return
+        self._free_s = max(self._free_s, now_s + delay_s)
         loop.call_at(self._free_s, self._deliver_one)
 
     def _deliver_one(self) -> None:

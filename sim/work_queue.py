@@ -8,6 +8,8 @@ from collections.abc import Awaitable, Callable
 
 import structlog
 
+from runtime.errors import BusError
+
 from .broker import BACKOFF_S, MAX_DELIVERIES, Durable, Stored, Stream
 from .link import Link
 
@@ -84,6 +86,8 @@ class Puller:
         try:
             await asyncio.sleep(self._link.broker.weather.delay())
             await handle(delivery)
+        except BusError as error:
+            log.warning("work_interrupted", subject=delivery.subject, error=error.message)
         except Exception:
             log.exception("handler_failed", subject=delivery.subject, deliveries=delivery.deliveries)
         finally:

@@ -1,5 +1,6 @@
 """The queue: first come, first served; a place is kept while the client is away; one request is one demand."""
 
+import asyncio
 import itertools
 
 import pytest
@@ -7,8 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from router.api_keys import KeyRing, Principal
 from router.hold import HoldQueue
+from router.keys_dir import KeysDir
 from router.requests import ABSENT_AFTER_S, Phase, Request
+from router.routing import Held, Routing
+from router.tickets import TicketSigner, VastSigner
+from schemas.http import RouteReady, RouteRequest, RouteWaiting
+from sim.virtual_time import run_virtual
 from tests.router.fleets import EP, Board
 
 
@@ -187,3 +194,46 @@ def test_a_client_that_hangs_up_is_no_demand_any_more():
     board.add(1)
     assert got == []
     assert board.the.fleet.workers["w1"].promised == 0
+
+
+def routing_on(board: Board, directory) -> Routing:
+    keys = KeysDir(directory)
+    return Routing(
+        board,
+        KeyRing(keys),
+        TicketSigner(keys, 0.0),
+        VastSigner(keys),
+        issuer="corral",
+        ticket_ttl_s=60,
+        now=lambda: 1e9 + board.now,
+        monotonic=lambda: board.now,
+        on_waiting=lambda _: None,
+        on_ticket=lambda *_: None,
+    )
+
+
+@pytest.mark.parametrize("leaves", ["time is over", "hangs up"])
+def test_a_worker_that_comes_in_the_very_moment_in_which_a_client_leaves_harms_nobody(leaves, tmp_path):
+    async def moment():
+        loop = asyncio.get_running_loop()
+        board = Board()
+        routing = routing_on(board, tmp_path / "keys")
+        who = Principal("k", "client")
+        held = routing.start(RouteRequest(endpoint="ep", wait_s=1.0), who)
+        assert isinstance(held, Held)
+        call = loop.create_task(routing.finish(held))
+        await asyncio.sleep(0)
+        loop.call_at(loop.time() + 1.0, call.cancel if leaves == "hangs up" else lambda: None)
+        # In the same round of the loop, after the time is over and before the held call could go on.
+        loop.call_at(loop.time() + 1.0, board.add, 1)
+        unheard = []
+        loop.set_exception_handler(lambda _, context: unheard.append(context))
+        (answer,) = await asyncio.gather(call, return_exceptions=True)
+        assert unheard == []
+        assert board.the.hold.present == 0
+        board.later(0.1)
+        assert board.ask()[1] is None or isinstance(answer, RouteWaiting), "the one slot is promised to one of the two"
+        return answer
+
+    answer = run_virtual(moment())
+    assert isinstance(answer, asyncio.CancelledError if leaves == "hangs up" else RouteReady | RouteWaiting)

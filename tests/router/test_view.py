@@ -106,6 +106,22 @@ def test_when_all_fall_silent_it_is_our_network_and_nobody_is_left_out():
     assert {worker.standing for worker in board.the.fleet.workers.values()} == {Standing.GOOD}
 
 
+def test_without_reports_a_promise_stands_until_its_work_should_be_done():
+    board = Board()
+    worker = board.add(1, slots=8, perf=100.0)
+    board.beat(1, slots=8)
+    for _ in range(4):
+        board.ask(cost=200.0)  # 16 s on one slot
+    board.beat(1, slots=8, requests_total=4, inflight=4)
+    assert worker.promised == 0
+    for _ in range(3):
+        board.ask(cost=200.0)
+    board.later(18.0)
+    assert worker.promised == 3
+    board.later(2.0)
+    assert worker.promised == 0
+
+
 def test_suspects_serve_only_when_there_is_nobody_else():
     board = Board({}, {"tier": 1})
     board.add(1, slots=2), board.add(2, suspect=True), board.add(3, group=2, suspect=True)

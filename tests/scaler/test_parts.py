@@ -106,6 +106,22 @@ def test_all_fall_silent_at_once_and_nobody_is_dead():
     assert run(watch, 600.0, 609.0, (W1, W2, W3)) == [(600.0, Telemetry.LIVE)]
 
 
+def test_out_of_step_all_fall_silent_and_nobody_is_suspected_before():
+    watch = Vigil(0.0)
+    for worker in (W1, W2, W3):
+        watch.expect(worker, EP, 0.0)
+    changes, at = [], 0.0
+    while at < 60.0:
+        at += 0.125
+        for phase, worker in ((0.125, W1), (0.5, W2), (0.875, W3)):
+            if at < 20 and at % 1.0 == phase:
+                watch.heard(worker, at)
+        watch.carried(at)  # the bus brings other things all the time
+        changes += watch.judge(at, connected=True)
+    assert changes == []
+    assert watch.telemetry is Telemetry.FROZEN
+
+
 def test_who_stays_silent_after_the_thaw_is_judged_with_a_new_clock():
     watch = vigil(W1, W2, W3)
     run(watch, 0.0, 5.0, (W1, W2, W3))
