@@ -11,7 +11,7 @@ TRACES ?= $(wildcard ../shared/traces)
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup dev demo test check lint types format schemas unit bench-route bench-scaling bench-scaling-gate constraints wheel clean
+.PHONY: help setup dev demo test check lint types format schemas unit bench-route bench-scaling bench-scaling-gate bench-routing soak-sim constraints wheel clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-20s %s\n", $$1, $$2}'
@@ -72,6 +72,12 @@ bench-route: $(DEV_STAMP) ## what a signed route costs beside a bare aiohttp rep
 
 bench-scaling: $(BENCH_STAMP) ## every policy on every trace (hours); TRACES=folder
 	@TRACES=$(TRACES) $(BIN)/python -m bench.scaling $(ARGS)
+
+bench-routing: $(DEV_STAMP) ## our routing against eight other policies (ten minutes), writes docs/benchmarks-routing.md; TRACES=folder
+	@TRACES=$(TRACES) $(BIN)/python -m bench.routing $(ARGS)
+
+soak-sim: $(DEV_STAMP) ## the real services through simulated days of everything at once; SOAK=hours SEEDS=1,2,3
+	@SOAK=$(or $(SOAK),48) $(if $(SEEDS),SEEDS=$(SEEDS)) $(BIN)/python -m pytest tests/sim/test_world_soak.py -v $(ARGS)
 
 constraints: $(BENCH_STAMP) ## write constraints.txt from what is installed
 	@{ head -2 constraints.txt; $(PIP) freeze --exclude-editable | grep -E '^[A-Za-z0-9_.-]+=='; } > constraints.new && mv constraints.new constraints.txt
