@@ -13,7 +13,7 @@ TRACES ?= $(wildcard ../shared/traces)
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup dev demo test check lint types format schemas unit bench-route bench-decide bench-scaling bench-scaling-gate bench-bounds constraints wheel clean
+.PHONY: help setup dev demo test check lint types format schemas unit bench-route bench-decide bench-routing bench-scaling bench-scaling-gate bench-bounds soak-sim constraints wheel clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-20s %s\n", $$1, $$2}'
@@ -91,6 +91,12 @@ bench-scaling-gate: $(DEV_STAMP) ## ours against two peers on made-up traffic (u
 
 bench-bounds: $(BENCH_STAMP) ## solve for the offline bounds of the traces again; TRACES=folder
 	@TRACES=$(TRACES) $(BIN)/python -m bench.scaling.bounds $(ARGS)
+
+bench-routing: $(DEV_STAMP) ## our routing against eight other policies (ten minutes), writes docs/benchmarks-routing.md; TRACES=folder
+	@TRACES=$(TRACES) $(BIN)/python -m bench.routing $(ARGS)
+
+soak-sim: $(DEV_STAMP) ## the real services through simulated days of everything at once; SOAK=hours SEEDS=1,2,3
+	@SOAK=$(or $(SOAK),48) $(if $(SEEDS),SEEDS=$(SEEDS)) $(BIN)/python -m pytest tests/sim/test_world_soak.py -v $(ARGS)
 
 constraints: $(BENCH_STAMP) $(VAST_STAMP) ## write constraints.txt and constraints-vast.txt from what is installed
 	@{ head -2 constraints.txt; $(PIP) freeze --exclude-editable | grep -E '^[A-Za-z0-9_.-]+=='; } > constraints.new && mv constraints.new constraints.txt

@@ -39,7 +39,7 @@ class Fleet:
         self.starts = Starts()
         self._liveness = liveness
         self._router = router
-        self._benched: set[Worker] = set()
+        self._benched: dict[Worker, None] = {}
         self._pay_at = float("-inf")
         self._owing: dict[Worker, float] = {}  #: with open promises -> when to look at them again; soonest first
 
@@ -69,7 +69,7 @@ class Fleet:
         if worker is not None:
             self._pool(worker.group_id).remove(worker)
             self._liveness.forget(worker)
-            self._benched.discard(worker)
+            self._benched.pop(worker, None)
             self._owing.pop(worker, None)
             self.complaints.forget(worker_id)
             self.starts.gone(worker_id)
@@ -85,7 +85,7 @@ class Fleet:
             return False
         self.tally(worker.group_id, now).heard(before, pulse, now)
         if was_unheard and worker in self._benched:
-            self._benched.discard(worker)
+            self._benched.pop(worker, None)
             worker.benched_until = now  # it lives: what was said before is answered
         self._liveness.heard(worker, now)
         self._place(worker, now)
@@ -120,7 +120,7 @@ class Fleet:
         if not may_bench(len(self._benched), self.routable):
             return False
         worker.benched_until = now + BENCH_S
-        self._benched.add(worker)
+        self._benched[worker] = None
         self._place(worker, now)
         return True
 
@@ -137,7 +137,7 @@ class Fleet:
             self.pay(now)
         for worker in list(self._benched):
             if worker.benched_until <= now:
-                self._benched.discard(worker)
+                self._benched.pop(worker, None)
                 freed |= self._place(worker, now)
         while self._owing and (due := next(iter(self._owing.items())))[1] <= now:
             worker = due[0]

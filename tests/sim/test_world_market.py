@@ -129,9 +129,9 @@ def test_a_spike_overflows_to_the_cheap_tier_and_comes_back(tell):
         )
 
         def rate(at_s):
-            return 1.5 if 900 <= at_s < 1800 else 0.45
+            return 0.75 if 900 <= at_s < 1800 else 0.22
 
-        crowd = world.clients.come(chat, world.clients.poisson(rate, 1.5, 600, 4800, sigma=0.5))
+        crowd = world.clients.come(chat, world.clients.poisson(rate, 0.75, 1200, 4200, sigma=0.5))
 
         async def tickets(begin_s, end_s):
             await world.until(begin_s)
@@ -142,7 +142,7 @@ def test_a_spike_overflows_to_the_cheap_tier_and_comes_back(tell):
         seen["before"] = await tickets(450, 890)
         seen["spike"] = await tickets(900, 1800)
         seen["running"] = {rented.kind.name for rented in world.market.of(chat.id, "running")}
-        seen["after"] = await tickets(3600, 4800)
+        seen["after"] = await tickets(3200, 4200)
         seen.update(crowd=crowd)
 
     kinds = (
