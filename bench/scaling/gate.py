@@ -32,9 +32,9 @@ class Gate(NamedTuple):
 
 
 GATES = (
-    Gate("steady", 1, ("Dynamo planner (thr.+load)", "Vast-like (docs)"), attainment=0.95, hours_ratio=1.02),
-    Gate("bursty", 8, ("K8s HPA / KEDA", "Baseten-like"), attainment=0.93, hours_ratio=0.80),
-    Gate("diurnal", 10, ("AIBrix APA", "Baseten-like"), attainment=0.92, hours_ratio=0.92),
+    Gate("steady", 1, ("Dynamo planner (thr.+load)", "Vast-like (docs)"), attainment=0.975, hours_ratio=1.01),
+    Gate("bursty", 8, ("K8s HPA / KEDA", "Baseten-like"), attainment=0.945, hours_ratio=0.76),
+    Gate("diurnal", 10, ("AIBrix APA", "Baseten-like"), attainment=0.93, hours_ratio=0.89),
 )
 
 
