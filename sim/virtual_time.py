@@ -68,7 +68,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def time(self) -> float:
         return self._jumping.now_s
 
-    def call_at(
+    def call_at(  # type: ignore[override]  # the base's is generic
         self, when: float, callback: Callable[..., object], *args: Any, context: Context | None = None
     ) -> asyncio.TimerHandle:
         ahead_s = when - self._jumping.now_s
@@ -76,7 +76,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
             when = math.ceil(when / self.grain_s - 1e-9) * self.grain_s
         return super().call_at(when, callback, *args, context=context)
 
-    def call_later(
+    def call_later(  # type: ignore[override]  # the base's is generic
         self, delay: float, callback: Callable[..., object], *args: Any, context: Context | None = None
     ) -> asyncio.TimerHandle:
         # However short, a wait takes time: whoever waits for the rest of a float would do so for ever.
@@ -97,7 +97,7 @@ def virtual_loop() -> VirtualLoop:
     """The running one. Raises RuntimeError outside of virtual time."""
     loop = asyncio.get_running_loop()
     if not isinstance(loop, VirtualLoop):
-        raise RuntimeError("not in virtual time: use run_virtual()")
+        raise RuntimeError("not in virtual time: use run_virtual()")  # noqa: TRY004 -- it is no argument
     return loop
 
 

@@ -11,9 +11,8 @@ from collections.abc import Callable
 from typing import Generic, Protocol, TypeVar
 
 from runtime.errors import BusError
-
-from ..broker import Broker
-from ..bus import MemoryBus
+from sim.broker import Broker
+from sim.bus import MemoryBus
 
 RESTART_S = 1.0
 

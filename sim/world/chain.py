@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from scaler import decide, replay
+from scaler import audit
 from schemas.events import Decided
+
+_OUT_OF_ORDER = frozenset({audit.Outcome.BROKEN, audit.Outcome.MISSING})
 
 
 class Chain:
@@ -13,19 +15,12 @@ class Chain:
 
     def __init__(self) -> None:
         self.broken_off = False  #: by the decision added last
-        self._next: tuple[str, int] | None = None  #: hash and generation that the next one must name; None: any
+        self._auditor = audit.Auditor()
 
     def add(self, event: Decided) -> str | None:
         """None when it is right and follows the one before; else one sentence."""
-        expected, self._next = self._next, None
-        if expected is not None and (event.previous_hash, event.generation) != expected:
-            return f"{event.decision_id} (generation {event.generation}) does not follow the one before (expected {expected[1]})"
-        self.broken_off = bytes(event.record) == b"null"
-        if self.broken_off:
+        after_a_break, self.broken_off = self.broken_off, bytes(event.record) == b"null"
+        finding = self._auditor.take(event)
+        if finding.outcome not in audit.WRONG or (after_a_break and finding.outcome in _OUT_OF_ORDER):
             return None
-        if problem := replay.verify(event):
-            return problem
-        recorded = replay.unpack(event.record)
-        again = decide.decide(recorded.state, recorded.policy, recorded.now)
-        self._next = replay.hash_of(again, event.previous_hash), event.generation + 1
-        return None
+        return f"{event.decision_id} (generation {event.generation}): {finding.text}"

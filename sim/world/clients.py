@@ -10,7 +10,7 @@ import asyncio
 import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
@@ -25,8 +25,8 @@ from router.service import Router
 from schemas.http import RouteReady, problem
 from schemas.ids import GroupId, WorkerId
 from schemas.records import EndpointRecord
+from sim.virtual_time import exactly, virtual_loop
 
-from ..virtual_time import exactly, virtual_loop
 from .cast import Participant
 from .chronicle import Chronicle
 from .market import Market
@@ -45,7 +45,7 @@ class Door(Control):
     """The routers' address: one of those that are up answers."""
 
     def __init__(self, routers: Sequence[Participant[Router]], first: int) -> None:
-        super().__init__(None, _URL, ADMIN_KEY)  # type: ignore[arg-type] -- no session: nothing goes over HTTP
+        super().__init__(cast(Any, None), _URL, ADMIN_KEY)  # no session: nothing goes over HTTP
         self._routers = routers
         self._turn = first
 

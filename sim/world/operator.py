@@ -14,9 +14,8 @@ from schemas import codec, events, subjects
 from schemas.ids import EndpointId, GroupId
 from schemas.records import EndpointRecord, ScalingSettings, WorkerGroup
 from schemas.states import EndpointState
-
-from ..broker import Broker
-from ..bus import MemoryBus
+from sim.broker import Broker
+from sim.bus import MemoryBus
 
 BY = "operator"
 _replace = msgspec.structs.replace

@@ -26,10 +26,10 @@ from schemas.ids import WorkerId
 from schemas.records import Failure
 from schemas.signals import ControlOrder, ControlReply, Heartbeat, WorkerBundle
 from schemas.states import WorkerState
+from sim.broker import Broker
+from sim.bus import MemoryBus
+from sim.virtual_time import virtual_loop
 
-from ..broker import Broker
-from ..bus import MemoryBus
-from ..virtual_time import virtual_loop
 from .plan import Kind
 
 _MAX_QUEUE_TIME_S = 30.0  #: as HandlerConfig has it

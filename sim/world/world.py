@@ -9,7 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import structlog
 from prometheus_client import CollectorRegistry
@@ -25,10 +25,10 @@ from scaler.service import Scaler
 from schemas import codec, subjects
 from schemas.records import EndpointRecord, WorkerRecord
 from schemas.states import WorkerState
+from sim.broker import Broker
+from sim.bus import MemoryBus
+from sim.virtual_time import run_virtual, virtual_loop
 
-from ..broker import Broker
-from ..bus import MemoryBus
-from ..virtual_time import run_virtual, virtual_loop
 from .cast import Participant
 from .chronicle import Chronicle
 from .clients import ADMIN_KEY, Clients
@@ -159,7 +159,7 @@ class World:
             if not participant.up:
                 participant.start()
         end_s = self.now_s + self.plan.settle_s
-        while self.now_s < end_s and (self.clients.open or self.inspector.unsettled):
+        while self.now_s < end_s and (self.clients.open or self.inspector.unsettled):  # noqa: ASYNC110 -- virtual seconds cost nothing
             await asyncio.sleep(1.0)
         self.inspector.look()
         self.inspector.close()
@@ -244,7 +244,7 @@ def play(story: Story, plan: Plan) -> Report:
     journal = Journal()
     config = structlog.get_config()
     structlog.configure(
-        processors=[journal],
+        processors=[cast(Any, journal)],
         wrapper_class=structlog.make_filtering_bound_logger("warning"),
         cache_logger_on_first_use=False,
     )

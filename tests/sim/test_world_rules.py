@@ -141,7 +141,7 @@ def test_a_request_that_is_forgotten_is_seen(tell):
 def test_what_a_service_logs_as_an_exception_is_seen(tell):
     async def story(world):
         await world.until(1)
-        virtual_loop().call_soon(lambda: [][1])
+        virtual_loop().call_soon(lambda: [].pop())
         await world.until(2)
 
     assert "IndexError" in broken_by(tell, story)
