@@ -11,6 +11,8 @@ VAST := examples/vast_pyworker/.venv
 VAST_STAMP := $(VAST)/.installed
 TRACES ?= $(wildcard ../shared/traces)
 ARGS ?=
+# Tests side by side, file by file.
+JOBS ?= 2
 
 .DEFAULT_GOAL := help
 .PHONY: help setup dev demo test check lint types format schemas unit bench-route bench-decide bench-routing bench-scaling bench-scaling-gate bench-bounds soak-sim constraints wheel clean
@@ -68,7 +70,7 @@ types: $(DEV_STAMP)
 	@$(BIN)/pyright --warnings
 
 unit: $(DEV_STAMP) $(VAST_STAMP) ## the tests alone; ARGS="-k ticket" picks some
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 format: $(DEV_STAMP) ## format and fix what ruff can
 	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .

@@ -68,7 +68,7 @@ class House:
         status, answer = await self.call("POST", "/api/v0/endptjobs/", fields)
         assert status == 200, answer
         for _ in range(groups):
-            body = {"endpoint_id": answer["result"], "template": {"name": "t", "command": ["serve"]}}
+            body = {"endpoint_id": answer["result"], "template": {"name": "t", "command": ["serve"]}, "weight": 1}
             status, made = await self.call("POST", "/api/v0/workergroups/", body)
             assert status == 200, made
         return self.router.board.desks[EndpointId(answer["result"])].record

@@ -43,8 +43,8 @@ inactivity_timeout: 600
 schedules:
   - {{cron: "0 8 * * 1-5", lasts_s: 36000, hot_min: 1, time_zone: Europe/Berlin}}
 groups:
-  - {{name: big, template: fast, usd_per_hour: 2.0}}
-  - {{name: small, template: slow, usd_per_hour: 0.5}}
+  - {{name: big, template: fast, weight: 1, usd_per_hour: 2.0}}
+  - {{name: small, template: slow, weight: 1, usd_per_hour: 0.5}}
 ---
 kind: Endpoint
 name: broken
@@ -157,7 +157,7 @@ def test_a_decision_in_words(two):
     bought = next(json.loads(line) for line in lines if '"create"' in line)
     words = two.run("explain", "decision", bought["decision_id"])
     for part in (bought["decision_id"], "admin asks for at least 2 (to compare)", "create w", "since the decision before",
-                 "policy reactive/", "new in KV_corral_endpoints", "✓ its recorded input gives it again"):  # fmt: skip
+                 "policy ensemble/", "new in KV_corral_endpoints", "✓ its recorded input gives it again"):  # fmt: skip
         assert part in words, words
     two.run("explain", "decision", "e1.g999999", ok=False)
     two.run("explain", "decision", "nonsense", ok=False)
