@@ -171,10 +171,14 @@ class Inspector:
         """Commands that were sent and have not come to an end."""
         return [f"{command.command_id} ({commands.op_of(command)} {command.worker_id})" for command in self._open.values()]
 
+    @property
+    def queued(self) -> int:
+        """Commands that nobody has taken off the queue; one whose effect is there already may still wait for its next delivery."""
+        return len(self._broker.stream(subjects.STREAM_COMMANDS).messages)
+
     def close(self) -> None:
         """The accounts, when the world has had time to settle."""
         for command in self.unsettled:
             self.find(f"command {command} was sent and never came to an end")
-        queued = self._broker.stream(subjects.STREAM_COMMANDS).messages
-        if queued:
-            self.find(f"{len(queued)} commands are still queued")
+        if self.queued:
+            self.find(f"{self.queued} commands are still queued")

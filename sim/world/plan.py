@@ -45,7 +45,8 @@ class Plan:
     provisioners: int = 1
     weather: Weather = field(default_factory=Weather)
     kinds: tuple[Kind, ...] = (Kind(),)
-    scaler: ScalerSettings = field(default_factory=ScalerSettings)
+    #: Stories count workers, so the plain engine tells them; a soak takes the one in use.
+    scaler: ScalerSettings = field(default_factory=lambda: ScalerSettings(engine="reactive"))
     lease: LeaseTimes = field(default_factory=LeaseTimes)
     rhythm: Rhythm = field(default_factory=Rhythm)
     ticket_ttl_s: float = 60.0

@@ -159,7 +159,7 @@ class World:
             if not participant.up:
                 participant.start()
         end_s = self.now_s + self.plan.settle_s
-        while self.now_s < end_s and (self.clients.open or self.inspector.unsettled):  # noqa: ASYNC110 -- virtual seconds cost nothing
+        while self.now_s < end_s and (self.clients.open or self.inspector.unsettled or self.inspector.queued):  # noqa: ASYNC110 -- virtual seconds cost nothing
             await asyncio.sleep(1.0)
         self.inspector.look()
         self.inspector.close()
