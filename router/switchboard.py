@@ -91,8 +91,9 @@ class Switchboard:
         """Another router gave out tickets."""
         desk = self.desks.get(endpoint_id)
         if desk is not None and told.router != self.router:
+            usual_cost = desk.demand.usual_cost()
             for worker_id, promised in told.workers.items():
-                desk.fleet.promised_by_peer(worker_id, max(1, promised.requests), now)
+                desk.fleet.promised_by_peer(worker_id, max(1, promised.requests), usual_cost, now)
 
     def halted(self, group_id: GroupId, *, halted: bool) -> None:
         """The scaler's breaker for this group opened or closed."""
