@@ -1,14 +1,19 @@
 """Which worker? Policies side by side: plain functions of one signature, so that they can be compared.
 
 `least_expected_wait` is the one in use. A client talks to the worker directly and the router hears of it only once a
-second, so what a worker has is estimated: what it last reported, less what it should have finished since, plus what was
-promised to it and not yet reported. A worker with a free slot makes nobody wait; past its slots, each request in front
-costs the endpoint's mean cost divided by the worker's speed.
+second, so what a worker has is estimated: what it last reported, and what was promised to it and not yet reported, less what
+it should have finished since. A worker with a free slot makes nobody wait; past its slots, each request in front costs the
+endpoint's mean cost divided by the worker's speed.
+
+The estimate is that of a fluid queue with n slots: what is in service shrinks by the worker's speed while all slots are busy, and
+exponentially once fewer are (M. Dahlin, "Interpreting stale load information", IEEE TPDS 11, 2000, for reports that grow old). It
+holds whatever the sizes are, and goes on without reports.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from math import exp
 from typing import Protocol, TypeVar
 
 import msgspec
@@ -24,9 +29,11 @@ class Candidate(Protocol):
     @property
     def inflight(self) -> int: ...  # requests there, by its last report
     @property
-    def reported_at(self) -> float: ...  # monotonic s; -inf: never
-    @property
     def promised(self) -> int: ...  # sent there, not yet in a report
+    @property
+    def there(self) -> float: ...  # requests thought to be there at `there_at`
+    @property
+    def there_at(self) -> float: ...  # monotonic s
     @property
     def standing(self) -> int: ...  # 0 is best
     @property
@@ -48,12 +55,17 @@ Policy = Callable[[Sequence[C], Ask], C | None]
 
 
 def backlog(c: Candidate, mean_cost: float, now: float) -> float:
-    """Requests thought to be there now. What was reported drains at full speed while all slots are busy."""
-    reported = c.inflight
-    if reported:
-        finished = (now - c.reported_at) * c.perf / mean_cost * min(1.0, reported / c.slots)
-        return max(0.0, reported - finished) + c.promised
-    return float(c.promised)
+    """Requests thought to be there now."""
+    there, slots = c.there, c.slots
+    if there > 0:
+        finished = (now - c.there_at) * c.perf / mean_cost  # with all slots busy
+        if there > slots:
+            if finished <= there - slots:
+                return there - finished
+            finished -= there - slots
+            there = float(slots)
+        return there * exp(-finished / slots)
+    return 0.0
 
 
 def expected_wait_s(c: Candidate, mean_cost: float, now: float) -> float:
@@ -74,12 +86,17 @@ def least_expected_wait(candidates: Sequence[C], ask: Ask) -> C | None:
     mean_cost, now, salt = ask.mean_cost, ask.now, ask.salt
     for c in candidates:
         # backlog(), written out: this runs for every request.
-        perf, slots, there = c.perf, c.slots, float(c.promised)
-        reported = c.inflight
-        if reported:
-            left = reported - (now - c.reported_at) * perf / mean_cost * (reported / slots if reported < slots else 1.0)
-            if left > 0:
-                there += left
+        perf, slots, there = c.perf, c.slots, c.there
+        if there > 0:
+            finished = (now - c.there_at) * perf / mean_cost
+            if there > slots:
+                if finished <= there - slots:
+                    there -= finished
+                    finished = 0.0
+                else:
+                    finished -= there - slots
+                    there = slots
+            there *= exp(-finished / slots)
         standing, over = c.standing, there + 1 - slots
         wait = over / perf if over > 0 else 0.0
         rate = perf / (there + 1)

@@ -24,7 +24,7 @@ from .shares import Share, next_turn
 from .view import Standing, Worker
 
 #: A ticket binds a request to one worker; waiting here binds it to none. So a worker gets more than its slots hold only as
-#: far ahead as the router's knowledge is old, about one heartbeat.
+#: far ahead as the router's knowledge is old, about one heartbeat; longer only where heartbeats are.
 BIND_AHEAD_S = 1.0
 #: After this long even a worker that failed this request before is tried again, when there is no other.
 LAST_RESORT_S = 1.0
@@ -73,7 +73,7 @@ class Desk:
         self.fleet.forget_tallies({group.id for group in record.groups})
         groups = sorted((group for group in record.groups if group.weight > 0), key=lambda group: group.tier)
         self._tiers = [self._lines(list(tier)) for _, tier in groupby(groups, key=lambda group: group.tier)]
-        self._limit_s = min(record.settings.max_queue_time, BIND_AHEAD_S)
+        self._limit_s = record.settings.max_queue_time
         self._target_s = record.settings.target_queue_time
         self._open = record.state is not EndpointState.STOPPED
 
@@ -121,7 +121,7 @@ class Desk:
         turn = next_turn([line.share for line, _, _ in open_lines]) if len(open_lines) > 1 else 0
         _, worker, wait_s = open_lines[turn]
         again = request.worker_id is not None
-        self.fleet.promised(worker, request.cost, now)
+        self.fleet.promised(worker, request.cost, self.demand.usual_cost(), now)
         waited_s = 0.0
         if request.phase is Phase.WAITING:
             waited_s = now - request.waiting_since
@@ -152,7 +152,7 @@ class Desk:
                 # No wait at all is always good enough, also where max_queue_time is 0.
                 good_here = worker.standing is Standing.GOOD
                 good = good or good_here
-                if wait_s == 0 or wait_s < self._limit_s:
+                if wait_s == 0 or wait_s < min(self._limit_s, max(BIND_AHEAD_S, worker.interval_s)):
                     (found if good_here else suspects).append((line, worker, wait_s))
             if found:
                 return found

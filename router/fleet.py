@@ -91,17 +91,17 @@ class Fleet:
         self._place(worker, now)
         return worker.standing is not Standing.OUT
 
-    def promised(self, worker: Worker, units: float, now: float) -> None:
-        """A ticket of this router names it."""
-        worker.ledger.promise(now, units)
+    def promised(self, worker: Worker, units: float, usual_cost: float, now: float) -> None:
+        """A ticket of this router names it. `usual_cost`: work units of a usual request."""
+        view.fold_promise(worker, 1, units, usual_cost, now)
         self._owing.setdefault(worker, now + LOOK_AGAIN_S)
         self._pool(worker.group_id).took(worker)
 
-    def promised_by_peer(self, worker_id: WorkerId, requests: int, now: float) -> None:
+    def promised_by_peer(self, worker_id: WorkerId, requests: int, usual_cost: float, now: float) -> None:
         """Another router gave out tickets for it."""
         worker = self.workers.get(worker_id)
         if worker is not None and worker.standing is not Standing.OUT:
-            worker.ledger.promise(now, 0.0, requests)
+            view.fold_promise(worker, requests, 0.0, usual_cost, now)
             self._owing.setdefault(worker, now + LOOK_AGAIN_S)
             self._pool(worker.group_id).put(worker)
 
@@ -142,12 +142,14 @@ class Fleet:
         while self._owing and (due := next(iter(self._owing.items())))[1] <= now:
             worker = due[0]
             del self._owing[worker]
-            life_s = PROMISE_TTL_S
-            if now - worker.heard_at >= PROMISE_TTL_S:
+            owed, life_s, heard = worker.ledger.requests, PROMISE_TTL_S, now - worker.heard_at < PROMISE_TTL_S
+            if not heard:
                 # Without reports nothing tells a kept promise from a broken one, so it stands until the work should be done: each
                 # slot has its part of the speed, and who has no slot waits for one.
                 life_s += usual_cost * max(worker.slots, worker.ledger.requests) / worker.perf
             if worker.ledger.expire(now - life_s):
+                if heard:
+                    view.fold_broken(worker, owed - worker.ledger.requests, usual_cost, now)
                 self._pool(worker.group_id).put(worker)
                 freed = True
             if worker.ledger.requests:

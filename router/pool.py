@@ -1,8 +1,8 @@
 """The routable workers of one group, kept so that the best few are found without looking at all of them.
 
 A heap ordered by what was known at the last change of each worker. Between changes a backlog only shrinks, by the passage
-of time, so the order is nearly right; the first few are judged afresh by the policy. Entries are not moved but
-superseded: a worker's `stamp` names its valid one, and old ones are dropped when they come to the top.
+of time, so the order is nearly right; the first few are judged afresh by the policy, and many when all of the few seem busy.
+Entries are not moved but superseded: a worker's `stamp` names its valid one, and old ones are dropped when they come to the top.
 """
 
 from __future__ import annotations
@@ -12,13 +12,15 @@ from heapq import heapify, heappop, heappush, heapreplace
 
 from schemas.ids import WorkerId
 
-from .choose import Ask, Policy, least_expected_wait
+from .choose import Ask, Policy, expected_wait_s, least_expected_wait
 from .view import Standing, Worker
 
 Entry = tuple[int, float, float, int, int, Worker]
 
-#: How many a policy sees: the root of the heap and its children.
-SHORTLIST = 3
+#: How many a policy sees: the root of the heap and the two levels below it.
+SHORTLIST = 7
+#: And how many entries it is shown when none of those has a slot free: the longer ago a worker was busy, the less its place says.
+LONGLIST = 128
 
 
 class Pool:
@@ -61,7 +63,10 @@ class Pool:
         if excluded:
             return self._policy(self._leading(excluded), ask)
         few = [entry[5] for entry in heap[:SHORTLIST] if entry[4] == entry[5].stamp]
-        return self._policy(few, ask) if len(few) > 1 else few[0]
+        best = self._policy(few, ask) if len(few) > 1 else few[0]
+        if best is None or len(heap) <= SHORTLIST or not expected_wait_s(best, ask.mean_cost, ask.now):
+            return best
+        return self._policy([entry[5] for entry in heap[:LONGLIST] if entry[4] == entry[5].stamp], ask)
 
     def took(self, worker: Worker) -> None:
         """A promise was made to it. As put(), cheaper for the one at the top."""
@@ -89,7 +94,7 @@ class Pool:
     def _entry(self, worker: Worker) -> Entry:
         self._stamps += 1
         worker.stamp = self._stamps
-        there = worker.inflight + worker.ledger.requests
+        there = worker.there
         over = there + 1 - worker.slots
         perf = worker.perf
         wait = over / perf if over > 0 else 0.0

@@ -93,8 +93,9 @@ class Switchboard:
         """Another router gave out tickets."""
         desk = self.desks.get(endpoint_id)
         if desk is not None and told.router != self.router:
+            usual_cost = desk.demand.usual_cost()
             for worker_id, promised in told.workers.items():
-                desk.fleet.promised_by_peer(worker_id, max(1, promised.requests), now)
+                desk.fleet.promised_by_peer(worker_id, max(1, promised.requests), usual_cost, now)
 
     def halted(self, told: GroupHalted | GroupResumed) -> None:
         """The scaler's breaker for a group opened or closed."""

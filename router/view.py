@@ -18,12 +18,19 @@ from schemas.records import WorkerRecord
 from schemas.signals import VAST_PROTOCOL
 from schemas.states import COMING, WorkerState
 
+from .choose import backlog
 from .reservations import PROMISE_TTL_S, Ledger
 
 #: Silence, measured against the heartbeats of the others (see Liveness), after which others are preferred.
 SUSPECT_AFTER_S = 3.5
 #: Silence after which no more tickets are given out for it.
 LOST_AFTER_S = 10.0
+
+#: A heartbeat's, and the longest that is believed.
+USUAL_INTERVAL_S = 1.0
+MAX_INTERVAL_S = 10.0
+#: Of a shorter interval in the smoothed one: heartbeats also come at once on a change.
+INTERVAL_WEIGHT = 0.1
 
 _BELONGS = COMING | {WorkerState.READY}
 #: The record says it goes down and comes back as another process; its last words as ready must not count.
@@ -76,6 +83,7 @@ class Worker:
         "heard_at",
         "id",
         "inflight",
+        "interval_s",
         "ledger",
         "paid_at",
         "perf",
@@ -85,6 +93,8 @@ class Worker:
         "slots",
         "stamp",
         "standing",
+        "there",
+        "there_at",
         "tie",
         "tls",
         "url",
@@ -102,6 +112,9 @@ class Worker:
         self.inflight = 0  #: requests at the worker by its last report
         self.reported_at = float("-inf")
         self.heard_at = float("-inf")
+        self.interval_s = USUAL_INTERVAL_S  #: between its heartbeats; grows at once, shrinks slowly
+        self.there = 0.0  #: requests thought to be there at `there_at`, reported or promised
+        self.there_at = float("-inf")
         self.ledger = Ledger()
         self.benched_until = float("-inf")
         self.paid_at: float | None = None  #: up to here its price is counted
@@ -124,6 +137,7 @@ def fold_record(worker: Worker, record: WorkerRecord) -> None:
     if record.state not in _BELONGS and record.state is not WorkerState.DRAINING:
         worker.pulse = None
         worker.inflight = 0
+        worker.there = 0.0
         worker.ledger.clear()
     if worker.pulse is None:
         worker.url = record.url
@@ -155,9 +169,26 @@ def fold_pulse(worker: Worker, pulse: Pulse, heard_at: float) -> bool:
     worker.tls = pulse.tls_fingerprint or worker.record.tls_fingerprint
     worker.envelope = bool(pulse.via)
     worker.inflight = pulse.inflight + pulse.queued
+    worker.there, worker.there_at = float(worker.inflight + worker.ledger.requests), heard_at - pulse.age_s
+    if last is not None:
+        gap_s = min(heard_at - worker.heard_at, MAX_INTERVAL_S)
+        worker.interval_s = max(gap_s, worker.interval_s + INTERVAL_WEIGHT * (gap_s - worker.interval_s))
     worker.heard_at = heard_at
     worker.reported_at = heard_at - pulse.age_s
     return True
+
+
+def fold_promise(worker: Worker, requests: int, own_units: float, usual_cost: float, now: float) -> None:
+    """Tickets for it were given out, by this router (then with their work units) or by a peer."""
+    worker.ledger.promise(now, own_units, requests)
+    worker.there = backlog(worker, usual_cost, now) + requests
+    worker.there_at = now
+
+
+def fold_broken(worker: Worker, requests: int, usual_cost: float, now: float) -> None:
+    """So many promises were not kept."""
+    worker.there = max(0.0, backlog(worker, usual_cost, now) - requests)
+    worker.there_at = now
 
 
 def standing(worker: Worker, silent_s: float, now: float) -> Standing:

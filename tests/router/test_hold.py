@@ -131,6 +131,7 @@ def test_nobody_overtakes_who_listens():
     board.ask()
     first, got = board.held()
     board.the.fleet.workers["w1"].ledger.clear()
+    board.the.fleet.workers["w1"].there = 0.0
     _, placement = board.ask()  # a place is free, but it is not theirs
     assert placement is None
     board.the.pump(board.now)
@@ -225,7 +226,7 @@ def test_a_worker_that_comes_in_the_very_moment_in_which_a_client_leaves_harms_n
         await asyncio.sleep(0)
         loop.call_at(loop.time() + 1.0, call.cancel if leaves == "hangs up" else lambda: None)
         # In the same round of the loop, after the time is over and before the held call could go on.
-        loop.call_at(loop.time() + 1.0, board.add, 1)
+        loop.call_at(loop.time() + 1.0, lambda: board.add(1, perf=1.0))
         unheard = []
         loop.set_exception_handler(lambda _, context: unheard.append(context))
         (answer,) = await asyncio.gather(call, return_exceptions=True)

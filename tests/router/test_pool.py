@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from router.choose import Ask, expected_wait_s
 from router.pool import Pool
-from router.view import Standing, Worker
+from router.view import Standing, Worker, fold_promise
 from tests.router.fleets import record
 
 CHANGES = st.lists(
@@ -25,10 +25,10 @@ def test_the_best_of_the_pool_is_the_best_of_all_that_are_in_it(kinds, changes, 
         worker = workers[n]
         match what:
             case "put":
-                worker.inflight, worker.reported_at = load, 0.0
+                worker.there, worker.there_at = float(load), 0.0
                 pool.put(worker)
             case "take" if worker.standing is not Standing.OUT:
-                worker.ledger.promise(0.0, 1.0)
+                fold_promise(worker, 1, 1.0, 10.0, 0.0)
                 pool.took(worker)
             case "out":
                 worker.standing = Standing.OUT
@@ -64,6 +64,6 @@ def test_equal_workers_share_the_load():
         pool.put(worker)
     for salt in range(500):
         chosen = pool.best(Ask(salt, 1.0, 0.0))
-        chosen.ledger.promise(0.0, 1.0)
+        fold_promise(chosen, 1, 1.0, 1.0, 0.0)
         pool.took(chosen)
     assert {worker.promised for worker in workers} == {10}

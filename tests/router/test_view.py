@@ -3,7 +3,7 @@
 import pytest
 
 from router.liveness import Liveness
-from router.view import LOST_AFTER_S, SUSPECT_AFTER_S, Standing, Worker, fold_pulse, fold_record, standing
+from router.view import LOST_AFTER_S, SUSPECT_AFTER_S, Standing, Worker, fold_promise, fold_pulse, fold_record, standing
 from schemas.states import WorkerState
 from tests.router.fleets import Board, pulse, record
 
@@ -68,11 +68,35 @@ def test_a_report_covers_promises_by_what_arrived_there_also_when_it_was_refused
 def test_promises_that_nobody_keeps_are_forgotten_by_the_next_reports():
     worker = Worker(record(1))
     fold_pulse(worker, pulse(1), 10.0)
-    worker.ledger.promise(10.0, 1.0)
+    fold_promise(worker, 1, 1.0, 100.0, 10.0)
     fold_pulse(worker, pulse(1), 12.0)
-    assert worker.promised == 1
+    assert (worker.promised, worker.there) == (1, 1.0)
     fold_pulse(worker, pulse(1), 13.5)
-    assert worker.promised == 0
+    assert (worker.promised, worker.there) == (0, 0.0)
+
+
+def test_the_interval_of_heartbeats_is_learned_at_once_when_it_grows_and_slowly_when_it_shrinks():
+    worker = Worker(record(1))
+    for at in (10.0, 11.0, 12.0):
+        fold_pulse(worker, pulse(1), at)
+    assert worker.interval_s == 1.0
+    fold_pulse(worker, pulse(1), 17.0)
+    assert worker.interval_s == 5.0
+    fold_pulse(worker, pulse(1), 17.1)  # at once, for a change
+    assert worker.interval_s > 4.5
+    fold_pulse(worker, pulse(1), 999.0)
+    assert worker.interval_s == 10.0, "after an outage not longer than is believed"
+
+
+def test_where_heartbeats_are_slow_more_is_bound_ahead_and_never_above_max_queue_time():
+    for slow, max_queue_time, bound in ((False, 30.0, 1), (True, 30.0, 5), (True, 2.0, 2)):
+        board = Board(max_queue_time=max_queue_time)
+        board.add(1, slots=1)
+        board.beat(1)
+        board.now += 5.0 if slow else 1.0
+        board.beat(1)
+        placed = [board.ask(cost=100.0)[1] for _ in range(8)]  # 1 s each
+        assert sum(placement is not None for placement in placed) == bound
 
 
 def test_a_stopped_worker_forgets_what_it_said():
