@@ -17,9 +17,10 @@ import math
 import selectors
 from collections.abc import Callable, Coroutine
 from contextvars import Context
-from typing import Any, TypeVar
+from typing import Any, TypeVar, TypeVarTuple
 
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 #: A timer that is due sooner than this is exact, whatever the grain.
 MOMENT_S = 0.2
@@ -69,7 +70,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         return self._jumping.now_s
 
     def call_at(
-        self, when: float, callback: Callable[..., object], *args: Any, context: Context | None = None
+        self, when: float, callback: Callable[[*Ts], object], *args: *Ts, context: Context | None = None
     ) -> asyncio.TimerHandle:
         ahead_s = when - self._jumping.now_s
         if self.grain_s > 0 and ahead_s >= MOMENT_S:
@@ -77,12 +78,12 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         return super().call_at(when, callback, *args, context=context)
 
     def call_later(
-        self, delay: float, callback: Callable[..., object], *args: Any, context: Context | None = None
+        self, delay: float, callback: Callable[[*Ts], object], *args: *Ts, context: Context | None = None
     ) -> asyncio.TimerHandle:
         # However short, a wait takes time: whoever waits for the rest of a float would do so for ever.
         return super().call_later(max(delay, 2 * _RESOLUTION_S) if delay > 0 else delay, callback, *args, context=context)
 
-    def call_exactly_at(self, when: float, callback: Callable[..., object], *args: Any) -> asyncio.TimerHandle:
+    def call_exactly_at(self, when: float, callback: Callable[[*Ts], object], *args: *Ts) -> asyncio.TimerHandle:
         """Not a machine's timer but the world's: when something happens, however coarse the grain."""
         return super().call_at(when, callback, *args)
 
@@ -97,7 +98,7 @@ def virtual_loop() -> VirtualLoop:
     """The running one. Raises RuntimeError outside of virtual time."""
     loop = asyncio.get_running_loop()
     if not isinstance(loop, VirtualLoop):
-        raise RuntimeError("not in virtual time: use run_virtual()")
+        raise RuntimeError("not in virtual time: use run_virtual()")  # noqa: TRY004 -- nobody passed anything wrong
     return loop
 
 

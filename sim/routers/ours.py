@@ -12,9 +12,9 @@ from schemas.ids import EndpointId, GroupId, WorkerId
 from schemas.records import EndpointRecord, Template, WorkerGroup, WorkerRecord
 from schemas.signals import Promised, Reservations
 from schemas.states import WorkerState
+from sim import chance
+from sim.workload import SECOND_US
 
-from .. import chance
-from ..workload import SECOND_US
 from .arena import Given, Report, Router
 
 EP, GROUP, NAME = EndpointId(1), GroupId(1), "arena"
@@ -107,9 +107,7 @@ class Ours:
         """As router.reporting does."""
         promised = {worker: Promised(int(count), units) for worker, (count, units) in self._tickets.items()}
         self._tickets = {}
-        self._given.tell_peers(
-            Reservations(router=f"router-{self._given.number}", workers=promised, ttl_s=PROMISE_TTL_S)
-        )
+        self._given.tell_peers(Reservations(router=f"router-{self._given.number}", workers=promised, ttl_s=PROMISE_TTL_S))
 
     def _new_idx(self) -> int:
         self._numbers += 1

@@ -6,7 +6,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from .. import chance
+from sim import chance
+
 from .arena import Given, Make, Report, Router
 
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .. import chance
-from ..workload import SECOND_US, Workload
+from sim import chance
+from sim.workload import SECOND_US, Workload
 
 #: Speeds relative to each other: a mixed market.
 SPEEDS = (0.6, 0.6, 0.8, 0.8, 1.0, 1.0, 1.0, 1.4, 1.4, 2.2)

@@ -11,9 +11,8 @@ from collections.abc import Callable
 from typing import Generic, Protocol, TypeVar
 
 from runtime.errors import BusError
-
-from ..broker import Broker
-from ..bus import MemoryBus
+from sim.broker import Broker
+from sim.bus import MemoryBus
 
 RESTART_S = 1.0
 
@@ -28,16 +27,14 @@ S = TypeVar("S", bound=Service)
 class Participant(Generic[S]):
     """One process. `make(bus, life)` builds the service; `life` counts its starts from 1."""
 
-    def __init__(
-        self, broker: Broker, name: str, make: Callable[[MemoryBus, int], S], on_defect: Callable[[str], None]
-    ) -> None:
+    def __init__(self, broker: Broker, name: str, make: Callable[[MemoryBus, int], S], on_defect: Callable[[str], None]) -> None:
         self.name = name
         self.life = 0
         self.crashes = 0
         self.ended_by_bus = 0
         self.bus: MemoryBus | None = None
         self.service: S | None = None  #: None while it is down
-        self.on_down: list[Callable[[], None]] = []  #: whoever talks to it is cut off
+        self.on_down: list[Callable[[], object]] = []  #: whoever talks to it is cut off
         self._broker = broker
         self._make = make
         self._on_defect = on_defect

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 
-from ..broker import Broker, Stored
+from sim.broker import Broker, Stored
 
 
 class Chronicle:

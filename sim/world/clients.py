@@ -10,8 +10,9 @@ import asyncio
 import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
+import aiohttp
 import msgspec
 
 from corral import retry
@@ -25,8 +26,8 @@ from router.service import Router
 from schemas.http import RouteReady, problem
 from schemas.ids import GroupId, WorkerId
 from schemas.records import EndpointRecord
+from sim.virtual_time import exactly, virtual_loop
 
-from ..virtual_time import exactly, virtual_loop
 from .cast import Participant
 from .chronicle import Chronicle
 from .market import Market
@@ -45,7 +46,7 @@ class Door(Control):
     """The routers' address: one of those that are up answers."""
 
     def __init__(self, routers: Sequence[Participant[Router]], first: int) -> None:
-        super().__init__(None, _URL, ADMIN_KEY)  # type: ignore[arg-type] -- no session: nothing goes over HTTP
+        super().__init__(cast(aiohttp.ClientSession, None), _URL, ADMIN_KEY)  # nothing goes over HTTP
         self._routers = routers
         self._turn = first
 
@@ -74,7 +75,7 @@ class Door(Control):
     async def _held(self, participant: Participant[Router], router: Router, held: Held, timeout_s: float) -> Answer:
         """Until the router answers, or dies under us."""
         task = asyncio.get_running_loop().create_task(router.routing.finish(held), name="held call")
-        participant.on_down.append(task.cancel)  # type: ignore[arg-type]
+        participant.on_down.append(task.cancel)
         try:
             async with asyncio.timeout(timeout_s):
                 return await asyncio.shield(task)
@@ -88,7 +89,7 @@ class Door(Control):
             task.cancel()
             raise Passing(unreachable(_URL, error)) from error
         finally:
-            participant.on_down.remove(task.cancel)  # type: ignore[arg-type]
+            participant.on_down.remove(task.cancel)
 
 
 class Crowd:
@@ -156,7 +157,14 @@ class Clients:
         return crowd
 
     def steady(
-        self, endpoint: EndpointRecord, *, rate: float, units: float, for_s: float, sigma: float = 0.0, budgets: Budgets = _BUDGETS
+        self,
+        endpoint: EndpointRecord,
+        *,
+        rate: float,
+        units: float,
+        for_s: float,
+        sigma: float = 0.0,
+        budgets: Budgets = _BUDGETS,
     ) -> Crowd:
         """A Poisson stream from now on; sizes log-normal around a mean of `units`."""
         return self.come(endpoint, self.poisson(lambda _: rate, rate, units, for_s, sigma), budgets)
@@ -207,7 +215,13 @@ class Clients:
         loop = virtual_loop()
         meter, avoided = Meter(budgets, begin_s), retry.Avoided()
         routing = Routing(
-            Door(self._routers, number), endpoint=crowd.name, cost=units, meter=meter, avoided=avoided, now=loop.time, rng=self._rng
+            Door(self._routers, number),
+            endpoint=crowd.name,
+            cost=units,
+            meter=meter,
+            avoided=avoided,
+            now=loop.time,
+            rng=self._rng,
         )
         attempts = 0
         while True:

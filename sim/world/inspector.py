@@ -21,8 +21,8 @@ from schemas import codec, commands, events, subjects
 from schemas.ids import CommandId, EndpointId, WorkerId
 from schemas.records import EndpointRecord
 from schemas.states import WorkerState
+from sim.broker import Broker, Stored
 
-from ..broker import Broker, Stored
 from .chain import Chain
 from .market import Market, Rented
 from .plan import Plan
@@ -178,4 +178,3 @@ class Inspector:
         queued = self._broker.stream(subjects.STREAM_COMMANDS).messages
         if queued:
             self.find(f"{len(queued)} commands are still queued")
-

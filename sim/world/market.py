@@ -7,7 +7,7 @@ take time, fail and hang; machines vanish and are taken back; hosts are bad; sto
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
@@ -16,10 +16,10 @@ from schemas.ids import EndpointId, GroupId, WorkerId
 from schemas.reasons import Cause, Phase
 from schemas.records import Failure
 from schemas.signals import WorkerBundle
+from sim import chance
+from sim.broker import Broker
+from sim.virtual_time import virtual_loop
 
-from .. import chance
-from ..broker import Broker
-from ..virtual_time import virtual_loop
 from .chronicle import Chronicle
 from .plan import MARKET, Kind, Plan
 from .tempo import Tempo
@@ -92,7 +92,7 @@ class Market:
         self.calls: Counter[str] = Counter()
         self.creates = 0  #: machines ever made
         self.most: Counter[EndpointId] = Counter()  #: that existed at once
-        self.usd = Counter[GroupId]()  #: of machines that are gone
+        self.usd: defaultdict[GroupId, float] = defaultdict(float)  #: of machines that are gone
         self.cuts: list[tuple[WorkerId, str, int]] = []  #: (worker, why, requests cut)
         self.on_create: list[Callable[[Rented], None]] = []
         self.on_end: list[Callable[[Rented, str, int], None]] = []
@@ -405,5 +405,3 @@ if TYPE_CHECKING:
 
     def _is_a_provider(market: Market) -> Provider:
         return market
-
-

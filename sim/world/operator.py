@@ -14,9 +14,8 @@ from schemas import codec, events, subjects
 from schemas.ids import EndpointId, GroupId
 from schemas.records import EndpointRecord, ScalingSettings, WorkerGroup
 from schemas.states import EndpointState
-
-from ..broker import Broker
-from ..bus import MemoryBus
+from sim.broker import Broker
+from sim.bus import MemoryBus
 
 BY = "operator"
 _replace = msgspec.structs.replace
@@ -77,7 +76,11 @@ class Operator:
         """Closes a group's breaker."""
         self._resumed += 1
         event = events.GroupResumed(
-            id=f"group_resumed-g{group_id}-{self._resumed}", at=self._broker.now(), endpoint_id=endpoint.id, group_id=group_id, by=BY
+            id=f"group_resumed-g{group_id}-{self._resumed}",
+            at=self._broker.now(),
+            endpoint_id=endpoint.id,
+            group_id=group_id,
+            by=BY,
         )
         subject = subjects.event(events.kind_of(event), endpoint.id)
         await self._insist(lambda: self._bus.append(subject, codec.encode(event), msg_id=event.id))

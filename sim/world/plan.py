@@ -11,8 +11,7 @@ from runtime.lease import LeaseTimes
 from scaler.settings import ScalerSettings
 from schemas.ids import GroupId
 from schemas.records import Template, WorkerGroup
-
-from ..weather import Weather
+from sim.weather import Weather
 
 MARKET = "market"  #: the provider's name
 STARTED_AT = 1_700_000_000.0
@@ -46,9 +45,9 @@ class Plan:
     provisioners: int = 1
     weather: Weather = field(default_factory=Weather)
     kinds: tuple[Kind, ...] = (Kind(),)
-    scaler: ScalerSettings = ScalerSettings()
-    lease: LeaseTimes = LeaseTimes()
-    rhythm: Rhythm = Rhythm()
+    scaler: ScalerSettings = ScalerSettings()  # noqa: RUF009 -- frozen
+    lease: LeaseTimes = LeaseTimes()  # noqa: RUF009 -- frozen
+    rhythm: Rhythm = Rhythm()  # noqa: RUF009 -- frozen
     ticket_ttl_s: float = 60.0
     api_s: tuple[float, float] = (0.3, 2.0)  #: how long the provider takes to answer
     busy: float = 0.0  #: share of the provider's answers that are "not now"
@@ -61,7 +60,11 @@ class Plan:
 
 def group(group_id: int = 1, *, kind: str = "", **fields: Any) -> WorkerGroup:
     """A worker group that rents machines of this kind."""
-    template = fields.pop("template", None) or Template(name="model", command=("serve",), start_timeout_s=600.0)
-    return WorkerGroup(
-        **{"id": GroupId(group_id), "template": template, "provider": MARKET, "search_params": kind, "expected_perf": 100.0} | fields
-    )
+    usual: dict[str, Any] = {
+        "id": GroupId(group_id),
+        "template": Template(name="model", command=("serve",), start_timeout_s=600.0),
+        "provider": MARKET,
+        "search_params": kind,
+        "expected_perf": 100.0,
+    }
+    return WorkerGroup(**usual | fields)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..virtual_time import virtual_loop
+from sim.virtual_time import virtual_loop
 
 
 class Tempo:

@@ -16,8 +16,8 @@ import msgspec
 from pyworker import admit, report
 from pyworker.config import HandlerConfig, WorkerConfig
 from pyworker.lifecycle import IllegalMove, Life
-from pyworker.load import Job, Load, Outcome
 from pyworker.link import BEAT_S
+from pyworker.load import Job, Load, Outcome
 from pyworker.replay import ReplayCache
 from pyworker.verify import Refused, Verifier
 from runtime.bus import BusUnavailable, Message
@@ -26,10 +26,10 @@ from schemas.ids import WorkerId
 from schemas.records import Failure
 from schemas.signals import ControlOrder, ControlReply, Heartbeat, WorkerBundle
 from schemas.states import WorkerState
+from sim.broker import Broker
+from sim.bus import MemoryBus
+from sim.virtual_time import virtual_loop
 
-from ..broker import Broker
-from ..bus import MemoryBus
-from ..virtual_time import virtual_loop
 from .plan import Kind
 
 _MAX_QUEUE_TIME_S = 30.0  #: as HandlerConfig has it
@@ -175,7 +175,9 @@ class Worker:
                     self._on_failed(failure)
                     return
             if state is WorkerState.READY:
-                self._measured = report.Measured(perf=self.kind.perf, model_load_s=boot.benchmarking_s, bench_s=0.1 * boot.ready_s)
+                self._measured = report.Measured(
+                    perf=self.kind.perf, model_load_s=boot.benchmarking_s, bench_s=0.1 * boot.ready_s
+                )
             self._set(self._life.to(state, self._broker.now()))
 
     # --- what it says ----------------------------------------------------------------------------------------------------

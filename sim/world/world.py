@@ -7,7 +7,7 @@ import hashlib
 import random
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, MutableMapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,10 +25,10 @@ from scaler.service import Scaler
 from schemas import codec, subjects
 from schemas.records import EndpointRecord, WorkerRecord
 from schemas.states import WorkerState
+from sim.broker import Broker
+from sim.bus import MemoryBus
+from sim.virtual_time import run_virtual, virtual_loop
 
-from ..broker import Broker
-from ..bus import MemoryBus
-from ..virtual_time import run_virtual, virtual_loop
 from .cast import Participant
 from .chronicle import Chronicle
 from .clients import ADMIN_KEY, Clients
@@ -159,7 +159,7 @@ class World:
             if not participant.up:
                 participant.start()
         end_s = self.now_s + self.plan.settle_s
-        while self.now_s < end_s and (self.clients.open or self.inspector.unsettled):
+        while self.now_s < end_s and (self.clients.open or self.inspector.unsettled):  # noqa: ASYNC110 -- time is cheap here
             await asyncio.sleep(1.0)
         self.inspector.look()
         self.inspector.close()
@@ -187,9 +187,7 @@ class World:
         settings = RouterSettings(
             keys_dir=str(self.plan.keys_dir), ticket_ttl_s=self.plan.ticket_ttl_s, admin_key_sha256=self._spec_hash
         )
-        router = Router(
-            bus=bus, settings=settings, now=self.broker.now, monotonic=virtual_loop().time, draw=chance.randbytes
-        )
+        router = Router(bus=bus, settings=settings, now=self.broker.now, monotonic=virtual_loop().time, draw=chance.randbytes)
         self._keys = read_jwks(router.tickets.jwks)
         return router
 
@@ -224,7 +222,7 @@ class Journal:
         self.counts: Counter[str] = Counter()
         self.exceptions: list[str] = []
 
-    def __call__(self, _logger: object, method: str, entry: dict[str, Any]) -> Any:
+    def __call__(self, _logger: object, method: str, entry: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
         self.counts[str(entry.get("event"))] += 1
         if entry.get("exc_info"):
             told = structlog.processors.format_exc_info(_logger, method, dict(entry))
@@ -233,7 +231,9 @@ class Journal:
 
     def unheard(self, _loop: object, context: dict[str, Any]) -> None:
         """What a callback raised, or a task that nobody waits for."""
-        self.exceptions.append(f"{context.get('message')}: {context.get('exception')!r} in {context.get('handle') or context.get('task')}")
+        self.exceptions.append(
+            f"{context.get('message')}: {context.get('exception')!r} in {context.get('handle') or context.get('task')}"
+        )
 
 
 Story = Callable[[World], Awaitable[None]]

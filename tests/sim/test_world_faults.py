@@ -205,5 +205,3 @@ def test_everything_at_once(tell):
         weather=Weather(seed=4, delay_s=(0.001, 0.1), lost=0.02, duplicated=0.05, lost_replies=0.02),
     )
     assert seen["crowd"].ended == {"answered": report.requests}
-
-

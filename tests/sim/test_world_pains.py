@@ -101,7 +101,9 @@ def test_pain_4_after_a_day_of_silence_a_request_still_wakes_the_endpoint(tell, 
         await world.until(world.now_s + 120)  # whoever slept with a coarse clock is awake
         calls = Counter(world.market.calls)
         crowd = one(world, chat)
-        seen["woken_s"] = await world.eventually(lambda: world.market.calls["start"] + world.market.calls["create"] > calls["start"] + calls["create"], 30)
+        seen["woken_s"] = await world.eventually(
+            lambda: world.market.calls["start"] + world.market.calls["create"] > calls["start"] + calls["create"], 30
+        )
         world.plan.weather.lost = 0.0
         await world.eventually(lambda: crowd.answered, 200)
 
@@ -215,7 +217,9 @@ def test_pain_44_nobody_meets_a_worker_that_is_still_loading(tell):
             crowd = world.clients.steady(chat, rate=3.0, units=40, for_s=30)
             await world.eventually(lambda crowd=crowd: crowd.came_all and not crowd.open, 300)
             seen.update(crowd.refusals)
-            await world.eventually(lambda: world.count(chat, WorkerState.STOPPED) and not world.market.of(chat.id, "running"), 300)
+            await world.eventually(
+                lambda: world.count(chat, WorkerState.STOPPED) and not world.market.of(chat.id, "running"), 300
+            )
 
     report = tell(story)
     assert report.ended == {"answered": report.requests}

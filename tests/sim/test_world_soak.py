@@ -28,7 +28,9 @@ def test_days_of_everything_at_once(tell, seed):
 
         crowds = [
             world.clients.come(chat, world.clients.poisson(rate, 0.5, 400, HOURS * 3600, sigma=0.8)),
-            world.clients.come(draw, world.clients.poisson(lambda at_s: rate(at_s + 900) / 4, 0.13, 2000, HOURS * 3600, sigma=0.5)),
+            world.clients.come(
+                draw, world.clients.poisson(lambda at_s: rate(at_s + 900) / 4, 0.13, 2000, HOURS * 3600, sigma=0.5)
+            ),
         ]
         everybody = [*world.scalers, *world.routers, *world.provisioners]
         turn = iter(range(10**9))
