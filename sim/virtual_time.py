@@ -17,9 +17,10 @@ import math
 import selectors
 from collections.abc import Callable, Coroutine
 from contextvars import Context
-from typing import Any, TypeVar
+from typing import Any, TypeVar, TypeVarTuple
 
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 #: A timer that is due sooner than this is exact, whatever the grain.
 MOMENT_S = 0.2
@@ -82,7 +83,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         # However short, a wait takes time: whoever waits for the rest of a float would do so for ever.
         return super().call_later(max(delay, 2 * _RESOLUTION_S) if delay > 0 else delay, callback, *args, context=context)
 
-    def call_exactly_at(self, when: float, callback: Callable[..., object], *args: Any) -> asyncio.TimerHandle:
+    def call_exactly_at(self, when: float, callback: Callable[[*Ts], object], *args: *Ts) -> asyncio.TimerHandle:
         """Not a machine's timer but the world's: when something happens, however coarse the grain."""
         return super().call_at(when, callback, *args)
 

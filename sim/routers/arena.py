@@ -142,12 +142,14 @@ class Arena:
                 self._complete(subject)
                 left -= 1
             elif rank == _REPORT:
+                assert isinstance(detail, Report)
                 for router in self._routers:
-                    router.report(detail, self._now_us)  # type: ignore[arg-type]
+                    router.report(detail, self._now_us)
             elif rank == _SAY:
                 self._say(subject)
             elif rank == _CALL:
-                detail(self._now_us)  # type: ignore[operator]
+                assert callable(detail)
+                detail(self._now_us)
             elif rank == _TICK:
                 for router in self._routers:
                     router.tick(self._now_us)

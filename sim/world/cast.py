@@ -34,7 +34,7 @@ class Participant(Generic[S]):
         self.ended_by_bus = 0
         self.bus: MemoryBus | None = None
         self.service: S | None = None  #: None while it is down
-        self.on_down: list[Callable[[], None]] = []  #: whoever talks to it is cut off
+        self.on_down: list[Callable[[], object]] = []  #: whoever talks to it is cut off
         self._broker = broker
         self._make = make
         self._on_defect = on_defect

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
+import aiohttp
 import msgspec
 
 from corral import retry
@@ -74,7 +75,7 @@ class Door(Control):
     async def _held(self, participant: Participant[Router], router: Router, held: Held, timeout_s: float) -> Answer:
         """Until the router answers, or dies under us."""
         task = asyncio.get_running_loop().create_task(router.routing.finish(held), name="held call")
-        participant.on_down.append(task.cancel)  # type: ignore[arg-type]
+        participant.on_down.append(task.cancel)
         try:
             async with asyncio.timeout(timeout_s):
                 return await asyncio.shield(task)
@@ -88,7 +89,7 @@ class Door(Control):
             task.cancel()
             raise Passing(unreachable(_URL, error)) from error
         finally:
-            participant.on_down.remove(task.cancel)  # type: ignore[arg-type]
+            participant.on_down.remove(task.cancel)
 
 
 class Crowd:

@@ -7,7 +7,7 @@ import hashlib
 import random
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, MutableMapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -222,7 +222,7 @@ class Journal:
         self.counts: Counter[str] = Counter()
         self.exceptions: list[str] = []
 
-    def __call__(self, _logger: object, method: str, entry: dict[str, Any]) -> Any:
+    def __call__(self, _logger: object, method: str, entry: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
         self.counts[str(entry.get("event"))] += 1
         if entry.get("exc_info"):
             told = structlog.processors.format_exc_info(_logger, method, dict(entry))

@@ -145,7 +145,7 @@ def test_what_a_service_logs_as_an_exception_is_seen(tell):
         virtual_loop().call_soon(lambda: [].pop())
         await world.until(2)
 
-    assert "IndexError" in broken_by(tell, story)
+    assert "KeyError" in broken_by(tell, story)
 
 
 def test_a_service_that_ends_by_itself_is_seen_and_started_again(tell):
