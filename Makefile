@@ -70,7 +70,8 @@ types: $(DEV_STAMP)
 	@$(BIN)/pyright --warnings
 
 unit: $(DEV_STAMP) $(VAST_STAMP) ## the tests alone; ARGS="-k ticket" picks some
-	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
+	@$(BIN)/python -m pytest tests/router $(ARGS)
+	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --ignore tests/router tests $(ARGS)
 
 format: $(DEV_STAMP) ## format and fix what ruff can
 	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .
