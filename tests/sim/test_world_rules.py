@@ -142,7 +142,7 @@ def test_a_request_that_is_forgotten_is_seen(tell):
 def test_what_a_service_logs_as_an_exception_is_seen(tell):
     async def story(world):
         await world.until(1)
-        virtual_loop().call_soon(lambda: [].pop())
+        virtual_loop().call_soon(lambda: {}["no"])
         await world.until(2)
 
     assert "KeyError" in broken_by(tell, story)
