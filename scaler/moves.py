@@ -73,7 +73,7 @@ def planned(
 ) -> Moves:
     """What sits in the wrong place among `counted`, the hot workers that stay."""
     tally = _Tally(standings, shares)
-    if tally.fullest()[1] < 0.5 or not (scene.roster.coming or _is_off(tally)):
+    if not standings or tally.fullest()[1] < 0.5 or not (scene.roster.coming or _is_off(tally)):
         return Moves()
     counted = list(counted)
     coming = Counter(_place(shares, w) for w in counted if w.state is not WorkerState.READY)

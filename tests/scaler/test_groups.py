@@ -365,3 +365,10 @@ def test_why_is_told():
     decision = story.decisions[-1]
     assert "own: its max_workers allows 1" in decision.sentence
     assert decision.why is Why.MIN_LOAD
+
+
+def test_an_endpoint_without_a_group_is_decided_about_too():
+    story = Story()
+    story.changes(groups=()).asks(50).until(20)
+    assert story.acts() == []
+    assert story.decisions
