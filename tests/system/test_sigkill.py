@@ -53,7 +53,7 @@ async def test_kill_9_under_load(loaded, part):
     victim = house.pid(part)
     async with house.client() as client:
         inflight = [asyncio.create_task(stream_once(client, 4)) for _ in range(4)]
-        await until(lambda: busy(house, 4), 20, "four answers are in flight")
+        await until(lambda: busy(house, inflight), 20, "four answers are in flight")
         status, ticket = await house.api("POST", "/route/", json={"endpoint": "echo", "cost": 20})
         assert status == 200
         assert "url" in ticket
@@ -79,16 +79,25 @@ async def test_kill_9_under_load(loaded, part):
         await stream_once(client, 0.5)
 
 
-async def busy(house, count):
-    inflight = 0
+async def busy(house, answers):
+    """All of them are being answered at this moment. Says what the workers hold when one has ended before the others began."""
+    held = await inflight_by_worker(house)
+    ended = [task for task in answers if task.done()]
+    assert not ended, f"an answer ended before all had begun: {ended[0].exception() or ended[0].result()}; then {held}"
+    return sum(held.values()) >= len(answers)
+
+
+async def inflight_by_worker(house):
+    """As the workers themselves say: what is listed lags behind while no scaler leads."""
+    held = {}
     async with aiohttp.ClientSession() as session:
         for worker in await house.workers():
-            if worker["state"] == "ready":
+            with contextlib.suppress(aiohttp.ClientError):
                 async with session.get(worker["url"] + "/metrics") as answer:
                     for line in (await answer.text()).splitlines():
                         if line.startswith("corral_worker_inflight") and not line.startswith("#"):
-                            inflight += float(line.split()[-1])
-    return inflight >= count
+                            held[f"{worker['worker_id']} {worker['state']}"] = float(line.split()[-1])
+    return held
 
 
 async def settled(house):
