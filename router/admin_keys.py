@@ -9,13 +9,14 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-from runtime.bus import Bus
+from runtime.bus import Bus, Entry
 from schemas import codec, subjects
 from schemas.ids import EndpointId
 from schemas.records import ApiKeyRecord
 
 from . import api_keys, problems
 from .calls import Call, Table, reply
+from .legible import legible
 
 MAX_NAME_CHARS = 128
 Applied = Callable[[str, "bytes | None", int], None]
@@ -43,8 +44,7 @@ class KeyAdmin:
 
     async def list_all(self, call: Call) -> web.Response:
         await call.admin("list API keys")
-        records = [codec.decode(entry.data, ApiKeyRecord) for entry in await self._bucket.all()]
-        return reply({"success": True, "results": [msgspec.to_builtins(record) for record in records]})
+        return reply({"success": True, "results": [msgspec.to_builtins(record) for record, _ in await self._all()]})
 
     async def create(self, call: Call) -> web.Response:
         await call.admin("create API keys")
@@ -66,12 +66,15 @@ class KeyAdmin:
 
     async def revoke(self, call: Call) -> web.Response:
         await call.admin("revoke API keys")
-        for entry in await self._bucket.all():
-            if codec.decode(entry.data, ApiKeyRecord).id == call.params["id"]:
+        for record, entry in await self._all():
+            if record.id == call.params["id"]:
                 await self._bucket.delete(entry.key)
                 self._applied(entry.key, None, entry.revision)
                 return reply({"success": True, "result": call.params["id"]})
         raise problems.not_found(f"API key {call.params['id'][:80]!r}", "GET /api/v1/keys lists them.")
+
+    async def _all(self) -> list[tuple[ApiKeyRecord, Entry]]:
+        return legible(subjects.BUCKET_KEYS, await self._bucket.all(), lambda data: codec.decode(data, ApiKeyRecord))
 
 
 def check(fields: KeyFields) -> None:

@@ -15,6 +15,7 @@ from schemas.records import Template
 
 from . import problems
 from .calls import Call, Table, reply
+from .legible import legible, the_one
 from .problems import HttpProblem
 
 
@@ -57,7 +58,7 @@ class Templates:
         if ids.is_token(reference):
             entry = await self._bucket.get(reference)
             if entry is not None:
-                return codec.decode(entry.data, Template)
+                return the_one(subjects.BUCKET_TEMPLATES, entry, _read)
         for template in await self._all():
             if reference in (hash_of(template), str(number_of(template))):
                 return template
@@ -66,7 +67,11 @@ class Templates:
         )
 
     async def _all(self) -> list[Template]:
-        return [codec.decode(entry.data, Template) for entry in await self._bucket.all()]
+        return [template for template, _ in legible(subjects.BUCKET_TEMPLATES, await self._bucket.all(), _read)]
+
+
+def _read(data: bytes) -> Template:
+    return codec.decode(data, Template)
 
 
 def read_template(given: dict[str, msgspec.Raw]) -> Template:

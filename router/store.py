@@ -19,6 +19,7 @@ from schemas.ids import EndpointId, GroupId
 from schemas.records import EndpointRecord
 
 from . import problems
+from .legible import legible, the_one
 from .problems import HttpProblem
 
 log = structlog.get_logger()
@@ -149,11 +150,11 @@ class EndpointStore:
         entry = await self._bucket.get(subjects.endpoint_key(endpoint_id))
         if entry is None:
             raise problems.no_endpoint(endpoint_id)
-        return codec.endpoint_record(entry.data), entry
+        return the_one(subjects.BUCKET_ENDPOINTS, entry, codec.endpoint_record), entry
 
     async def _all(self) -> list[tuple[EndpointRecord, Entry]]:
-        entries = await self._bucket.all()
-        return [(codec.endpoint_record(entry.data), entry) for entry in entries if entry.key != subjects.SEQUENCE_KEY]
+        entries = [entry for entry in await self._bucket.all() if entry.key != subjects.SEQUENCE_KEY]
+        return legible(subjects.BUCKET_ENDPOINTS, entries, codec.endpoint_record)
 
     async def _tell(self, event: events.AnyEvent) -> None:
         """The change is made; that nobody could be told is no reason to call it failed."""

@@ -74,6 +74,30 @@ async def test_values_that_cannot_be_read_are_left_out_and_harm_nothing(house: H
     await house.bus.bucket(subjects.BUCKET_KEYS).delete("not-a-hash")
 
 
+async def test_a_record_that_cannot_be_read_stops_no_other(house: House):
+    endpoint = await house.endpoint()
+    bad = {subjects.BUCKET_ENDPOINTS: "e999999", subjects.BUCKET_KEYS: "0" * 64, subjects.BUCKET_TEMPLATES: "broken"}
+    for bucket, key in bad.items():
+        await house.bus.bucket(bucket).put(key, b'{"kind": 3')
+    try:
+        other = await house.endpoint()
+        status, listed = await house.call("GET", "/api/v1/endpoints/")
+        assert status == 200
+        assert {endpoint.id, other.id} <= {one["id"] for one in listed["results"]}
+        status, made = await house.call("POST", "/api/v1/keys/", {"name": "beside it"})
+        assert status == 200
+        assert made["result"]["id"] in {one["id"] for one in (await house.call("GET", "/api/v1/keys/"))[1]["results"]}
+        assert (await house.call("DELETE", f"/api/v1/keys/{made['result']['id']}"))[0] == 200
+        assert (await house.call("GET", "/api/v1/templates/"))[0] == 200
+        status, problem = await house.call("GET", "/api/v1/templates/broken")
+        assert (status, problem["error"]) == (500, "internal")
+        assert "'broken' in bucket corral_templates cannot be read" in problem["msg"]
+        assert (await house.call("PUT", "/api/v1/templates/broken", {"command": ["true"]}))[0] == 200, "it can be written anew"
+    finally:
+        for bucket, key in bad.items():
+            await house.bus.bucket(bucket).delete(key)
+
+
 async def test_a_worker_cannot_speak_for_another(house: House):
     endpoint = await house.endpoint()
     mine, other = [await house.worker(endpoint, slots=9) for _ in range(2)]
