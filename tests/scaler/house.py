@@ -127,6 +127,7 @@ class House:
         self.workers: dict[WorkerId, FakeWorker] = {}
         self.commands: list[AnyCommand] = []
         self.events: list[events.AnyEvent] = []
+        self.heard_seq = 0
         self.records: dict[str, WorkerRecord] = {}
         self.record_history: list[tuple[str, WorkerRecord | None]] = []
         self.record_arrived: dict[tuple[str, WorkerState], float] = {}
@@ -196,6 +197,13 @@ class House:
         mark = DemandMark(endpoint_id=self.endpoint_id, router="r1", waiting_since_at=time.time(), cost=50.0)
         await self.bus.bucket(subjects.BUCKET_DEMAND).put(subjects.demand_key(self.endpoint_id, "r1"), codec.encode(mark))
 
+    async def told(self, kind: type) -> list:
+        """Of all events that were stored until now; they are heard a moment later than stored."""
+        mark = events.EndpointDeleted(id=f"mark-{time.monotonic_ns()}", at=0.0, endpoint_id=EndpointId(0), name="", by="")
+        stored = await self.bus.append(subjects.event("endpoint_deleted", EndpointId(0)), codec.encode(mark), msg_id=mark.id)
+        await eventually(lambda: self.heard_seq >= stored.seq, what="all that was told is heard")
+        return self.of(kind)
+
     def of(self, kind: type) -> list:
         return [event for event in self.events if isinstance(event, kind)]
 
@@ -214,10 +222,12 @@ class House:
         self.records[key] = record
         self.record_arrived.setdefault((record.worker_id, record.state), time.perf_counter())
 
-    def _hear(self, _subject: str, data: bytes, _seq: int) -> None:
+    def _hear(self, _subject: str, data: bytes, seq: int) -> None:
         event = codec.event(data)
         assert not isinstance(event, codec.Unknown)
-        self.events.append(event)
+        self.heard_seq = seq
+        if not event.id.startswith("mark-"):
+            self.events.append(event)
 
     async def _obey(self, delivery: Delivery) -> None:
         command = codec.command(delivery.data)

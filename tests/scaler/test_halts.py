@@ -52,7 +52,7 @@ async def test_a_word_that_was_said_while_nobody_led_is_heard(house, scaler_bus)
         await house.waits(1)
         await eventually(lambda: house.ops(CreateWorker))
         await eventually(lambda: house.states()[WorkerState.READY] == 1)
-    assert [event.by for event in house.of(events.GroupResumed)] == ["ada"], "who did it is not echoed"
+    assert [event.by for event in await house.told(events.GroupResumed)] == ["ada"], "who did it is not echoed"
 
 
 async def test_a_word_about_an_older_halt_opens_nothing_and_a_mended_template_does(house, scaler_bus):
@@ -69,7 +69,7 @@ async def test_a_word_about_an_older_halt_opens_nothing_and_a_mended_template_do
         await house.put_endpoint(_replace(record, groups=(_replace(record.groups[0], revision=2),)))
         await eventually(lambda: house.ops(CreateWorker))
         await eventually(lambda: "scaler" in [event.by for event in house.of(events.GroupResumed)])
-    assert house.of(events.GroupResumed)[-1].reason == "its breaker is closed"
+    assert (await house.told(events.GroupResumed))[-1].reason == "its breaker is closed"
 
 
 # --- in which order a decision is stored, told and sent ---------------------------------------------------------------

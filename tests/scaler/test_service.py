@@ -31,7 +31,7 @@ async def test_the_first_waiting_request_becomes_a_worker_that_routers_see(house
     assert create.why is Why.DEMAND_WAITING and create.reason
     assert create.epoch > 0 and create.deadline_at > create.issued_at
     assert create.template.env == {"SECRET": "canary-4711"}
-    told = house.of(events.WorkerReady)
+    told = await house.told(events.WorkerReady)
     assert [event.worker_id for event in told] == [create.worker_id]
     arrived = house.record_arrived[create.worker_id, WorkerState.PENDING]
     print(f"waiting -> command decided and shown: {(arrived - asked) * 1000:.1f} ms")
@@ -45,7 +45,7 @@ async def test_every_told_decision_can_be_derived_again_and_follows_the_one_befo
         await house.waits(0)
         await eventually(lambda: house.ops(StopWorker))
         await eventually(lambda: len(house.of(events.Decided)) >= 4)
-    decisions = house.of(events.Decided)
+    decisions = await house.told(events.Decided)
     assert audit.first_wrong(decisions) is None
     assert all(d.inputs for d in decisions)
     told = next(d for d in decisions if any(a.op == "create" for a in d.actions))
@@ -113,7 +113,7 @@ async def test_who_hears_no_orders_is_drained_on_reports_from_after_the_last_tic
         worker.age_s = 0.0
         await eventually(lambda: house.states()[WorkerState.STOPPED] == 1)
         assert worker.orders == []
-    (proof,) = house.of(events.WorkerDrained)
+    (proof,) = await house.told(events.WorkerDrained)
     assert (proof.inflight, proof.cut_short) == (0, False)
 
 
@@ -130,7 +130,7 @@ async def test_a_busy_draining_worker_is_not_stopped(house, scaler_bus):
         assert house.ops(StopWorker) == []
         worker.inflight = 0
         await eventually(lambda: house.states()[WorkerState.STOPPED] == 1)
-    (proof,) = house.of(events.WorkerDrained)
+    (proof,) = await house.told(events.WorkerDrained)
     assert proof.waited_s > 1.5
 
 
@@ -161,7 +161,7 @@ async def test_a_dead_model_server_leaves_ready_at_once_and_is_replaced(house, s
         await eventually(lambda: [c.worker_id for c in house.ops(DestroyWorker)] == [worker.id])
         await eventually(lambda: house.states()[WorkerState.READY] == 1, within_s=15)
     assert len(house.ops(CreateWorker)) == 2
-    (failed,) = house.of(events.WorkerFailed)
+    (failed,) = await house.told(events.WorkerFailed)
     assert (failed.failure.cause, failed.failure.log_tail) == (Cause.MODEL_OOM, "last words")
 
 
@@ -189,7 +189,7 @@ async def test_a_worker_that_proved_itself_is_rebooted_and_comes_back_as_the_sam
         await eventually(lambda: (worker.id, WorkerState.REBOOTING) in house.record_arrived)
         await eventually(lambda: house.states()[WorkerState.READY] == 1 and worker.boots == 2)
     assert len(house.ops(CreateWorker)) == 1 and house.ops(DestroyWorker) == []
-    assert audit.first_wrong(house.of(events.Decided)) is None
+    assert audit.first_wrong(await house.told(events.Decided)) is None
 
 
 async def test_a_lost_worker_is_told_and_all_silent_at_once_is_not(house, scaler_bus):
@@ -242,7 +242,7 @@ async def test_a_deleted_endpoint_is_drained_destroyed_and_forgotten(house, scal
         await house.bus.bucket(subjects.BUCKET_ENDPOINTS).delete(subjects.endpoint_key(house.endpoint_id))
         await eventually(lambda: house.ops(DestroyWorker))
         await eventually(lambda: house.records == {})
-    assert [d.cut_short for d in house.of(events.WorkerDrained)] == [False]
+    assert [d.cut_short for d in await house.told(events.WorkerDrained)] == [False]
 
 
 async def test_a_durable_mark_is_enough(house, scaler_bus):
