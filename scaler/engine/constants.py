@@ -34,7 +34,7 @@ class Constants(msgspec.Struct, frozen=True, kw_only=True):
     draining_share: float = 0.5  #: of a draining worker's slots that still serve, on average
     # score
     half_lives_s: tuple[float, ...] = (1800.0, 14_400.0, 172_800.0)
-    late_share: float = 0.035  #: of requests that may wait longer than the target
+    late_share: float = 0.037  #: of requests that may wait longer than the target
     late_price: float = 40.0  #: of one late request too many: service times (or cold starts, when longer) of one slot
     cold_start_s: float = 27.3  #: what a cold start counts there; not scaled up with slow machines
     # calibration
@@ -46,7 +46,7 @@ class Constants(msgspec.Struct, frozen=True, kw_only=True):
     # choice
     sharpness: float = 30.0
     rounding: float = 0.5
-    reluctance: float = 0.15  #: of a worker by which the wish must be past the border to the next number
+    reluctance: float = 0.3  #: of a worker by which the wish must be past the border to the next number
     follow_prior_s: float = 180.0  #: before there is anything to compare
     caution_s: float = 600.0  #: not below what was there before
     # what costs are worth
