@@ -101,9 +101,12 @@ def _rounded(asked: float, before: int, constants: Constants) -> int:
 def _net(memory: Memory, seen: Seen) -> int:
     """One worker more than there are when the real queue is too long, whatever the rules think; kept until it is half as long.
 
-    A queue that will be gone before help could be there calls for none.
+    Who will find a free slot at a worker that is on its way waits for its start, not for want of workers. And a queue that will be gone
+    before help could be there calls for none.
     """
-    limit_s, queue_s = max(seen.target_wait_s, seen.lead_s), seen.waiting * memory.service_mean_s / seen.slots
+    room = max(0, seen.hot * seen.slots - seen.serving)
+    queue_s = max(0, seen.waiting - room) * memory.service_mean_s / seen.slots
+    limit_s = max(seen.target_wait_s, seen.lead_s)
     if queue_s / max(1, seen.hot) > limit_s:
         return seen.hot + 1
     if memory.net_hot > 0 and queue_s / max(1, memory.net_hot - 1) > limit_s / 2:
