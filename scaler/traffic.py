@@ -18,6 +18,8 @@ _replace = msgspec.structs.replace
 _SERVING = frozenset({WorkerState.READY, WorkerState.DRAINING})
 _JUST_NOW_S = 2.0
 _MOST_ROUTERS = 32
+#: A router that reported to the leader before may be gone; it is not waited for any longer.
+_PATIENCE_S = 3.0
 
 
 class Present(msgspec.Struct, frozen=True):
@@ -132,6 +134,16 @@ def _with_report(fresh: Fresh, before: RouterFact, now: RouterFact) -> Fresh:
         ended=fresh.ended + max(now.ended_total - before.ended_total, 0),
         late=fresh.late + max(now.late_total - before.late_total, 0),
     )
+
+
+def is_unheard(state: EndpointState, policy: Policy, now: float) -> bool:
+    """Whether routers that reported when demand was last looked at have not spoken since we listen again. What they say first is about
+    all the time that we did not hear: a decision before would take that time as quiet, and the next one would take it as a burst.
+    """
+    looked_at = state.demand.fresh.since_at
+    if not looked_at < state.telemetry_at or now - state.telemetry_at >= _PATIENCE_S:
+        return False
+    return any(looked_at - policy.router_fresh_s <= router.seen_at < state.telemetry_at for router in state.routers.values())
 
 
 def forgotten(router: RouterFact) -> RouterFact:

@@ -7,6 +7,8 @@ staffing, 2012). Departures are kept as counts in bins, so that memory is bounde
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
+from math import ceil
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +19,10 @@ BIN_S = 2.0
 BINS = 512
 #: A longer service is taken as this long.
 LONGEST_S = BIN_S * (BINS - 2)
+#: After a longer time, as when nobody led, what came is taken in piece by piece ...
+LONG_S = 3 * BIN_S
+#: ... but not in more than so many.
+MOST_PARTS = 600
 
 
 class Pool:
@@ -30,10 +36,19 @@ class Pool:
         self.present = present
 
     def pass_time(self, from_s: float, to_s: float, arrivals: Sequence[Arrivals]) -> float:
-        """Request-seconds in the pool between two moments; arrivals are taken to come half way.
+        """Request-seconds in the pool between two moments; arrivals are taken to come half way, and evenly in a long time.
 
         Changes the pool in place.
         """
+        parts = min(ceil((to_s - from_s) / LONG_S), MOST_PARTS)
+        if parts > 1 and arrivals:
+            part_s = (to_s - from_s) / parts
+            share = [Arrivals(group.count / parts, group.service_s) for group in arrivals]
+            moments = [*(from_s + k * part_s for k in range(parts)), to_s]
+            return sum([self._pass(begin_s, end_s, share) for begin_s, end_s in pairwise(moments)])
+        return self._pass(from_s, to_s, arrivals)
+
+    def _pass(self, from_s: float, to_s: float, arrivals: Sequence[Arrivals]) -> float:
         area = self.present * (to_s - from_s)
         first, last = int(from_s // BIN_S) + 1, int(to_s // BIN_S)
         for k in range(max(first, last - BINS + 1), last + 1):
