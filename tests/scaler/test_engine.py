@@ -214,6 +214,16 @@ def test_the_infinite_pool_holds_each_request_for_its_service():
     assert float(bins.sum()) == 0.0
 
 
+def test_who_came_in_a_long_time_is_there_as_if_it_had_been_told_step_by_step():
+    """A minute of a request a second, each of 8 s: 8 at once, in one piece or in thirty."""
+    once, often = (departures.Pool(np.zeros(departures.BINS, dtype=np.float32), 0.0) for _ in range(2))
+    area = once.pass_time(UNIX, UNIX + 60, (Arrivals(60.0, 8.0),))
+    steps = sum(often.pass_time(UNIX + 2 * k, UNIX + 2 * k + 2, (Arrivals(2.0, 8.0),)) for k in range(30))
+    assert area == pytest.approx(steps, rel=0.05)
+    assert once.present == pytest.approx(often.present, rel=0.3)
+    assert once.present == pytest.approx(8.0, rel=0.3)
+
+
 def test_who_will_still_be_there():
     crowd = departures.Pool(np.zeros(departures.BINS, dtype=np.float32), 0.0)
     crowd.pass_time(UNIX, UNIX + 2, (Arrivals(3.0, 10.0), Arrivals(1.0, 100.0)))

@@ -4,7 +4,7 @@ import msgspec
 import pytest
 
 from scaler import observations, phases, reboots
-from scaler.types import GroupMemory, Liveness, Policy, WorkerFact
+from scaler.types import GroupMemory, Liveness, Policy, Telemetry, WorkerFact
 from schemas.ids import WorkerId
 from schemas.reasons import Cause, Phase, Why
 from schemas.records import Failure, Template
@@ -293,13 +293,42 @@ def test_a_start_on_a_machine_that_is_taken_back_is_given_up():
 
 
 def test_silence_of_all_reboots_nobody():
-    from scaler.types import Telemetry
-
     story = one_hot()
     story.telemetry(Telemetry.FROZEN)
     story.silent = True
     story.until(900)
     assert story.ops("reboot") == [] and story.ready == 1
+
+
+@pytest.mark.parametrize("engine", ["reactive", "ensemble"])
+def test_what_came_while_nothing_was_heard_is_no_burst(engine):
+    """An outage of our own network of any length; the first report after it is about all of that time."""
+    story = Story(policy=Policy(name=engine), create_s=20, start_s=10, max_workers=8, slots=8, cost=100, inactivity_timeout=-1)
+    story.asks(100).until(600)
+    before = story.ready
+    for outage_s in (60, 600):
+        story.telemetry(Telemetry.DEAF)
+        story.silent = True
+        story.until(story.now - T0 + outage_s)
+        story.silent = False
+        story.telemetry(Telemetry.LIVE)
+        decision = story.decide()
+        assert (decision.why, decision.sentence.rpartition(" before ")[2]) == (Why.NO_DATA, "routers were heard")
+        acts = len(story.acts())
+        story.until(story.now - T0 + 120)
+        assert story.acts()[acts:] == [] and story.ready == before
+
+
+def test_a_router_that_does_not_come_back_is_not_waited_for():
+    story = one_hot()
+    story.telemetry(Telemetry.DEAF)
+    story.silent = True
+    story.until(200)
+    story.telemetry(Telemetry.LIVE)  # workers are heard, the router is not
+    for _ in range(5):
+        story.now += 1.0
+        decision = story.decide()
+    assert decision.why is not Why.NO_DATA
 
 
 def test_reboots_are_counted_within_the_hour_only():
