@@ -45,6 +45,8 @@ _AT_ONCE = 16
 _REASONS_EVERY_S = 10.0
 #: What was learned is stored this often although nothing was decided.
 _STORE_EVERY_S = 30.0
+#: An endpoint that cannot be decided is tried this often.
+_ERRORS_EVERY_S = 60.0
 #: Workers of an endpoint nobody has heard of: its record may be a moment behind.
 _UNKNOWN_S = 10.0
 
@@ -94,7 +96,7 @@ class Council:
                         await asyncio.sleep(0)  # heartbeats and the lease have their turn
                     if desk.id not in self._desks:
                         continue
-                    self._look(desk)
+                    self._try(desk)
                     if self._has_work(desk) and not desk.settling:
                         desk.settling = True
                         tasks.create_task(self._settle(desk), name=f"settle {desk.id}")
@@ -107,6 +109,8 @@ class Council:
         woken, self._woken = self._woken, set()
         found = []
         for desk in list(self._desks.values()):
+            if desk.errors and now < desk.look_at:
+                continue
             if desk.id in woken and now - desk.looked_at < _LEAST_S:
                 desk.look_at = min(desk.look_at, desk.looked_at + _LEAST_S)
             elif desk.id in woken or now >= desk.look_at:
@@ -126,6 +130,20 @@ class Council:
             return
 
     # --- think ---
+
+    def _try(self, desk: Desk) -> None:
+        """Whatever is wrong with one endpoint, the others are looked after; it is tried again, less and less often."""
+        try:
+            self._look(desk)
+        except Exception:
+            desk.errors += 1
+            desk.looked_at = self._now()
+            again_s = min(self._policy.tick_s * 2 ** min(desk.errors, 16), _ERRORS_EVERY_S)
+            desk.look_at = desk.looked_at + again_s
+            self._metrics.endpoint_errors.inc()
+            log.exception("endpoint_not_decided", endpoint=desk.id, errors=desk.errors, again_in_s=again_s)
+            return
+        desk.errors = 0
 
     def _look(self, desk: Desk) -> None:
         now = self._now()

@@ -38,6 +38,7 @@ class Desk:
         self.begun_at = now
         self.look_at = now  #: when to decide next
         self.looked_at = float("-inf")
+        self.errors = 0  #: looks in a row that ended in an exception
         # its memory in corral_scaler
         self.revision = 0  #: of the stored value; 0: none
         self.unsure: bytes | None = None  #: written, and the answer was lost

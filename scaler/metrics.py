@@ -27,6 +27,9 @@ class Metrics:
         self.decisions = Counter("corral_scaler_decisions", "decisions that were recorded", ["why"], registry=registry)
         self.commands = Counter("corral_scaler_commands", "commands sent", ["op"], registry=registry)
         self.record_writes = Counter("corral_scaler_record_writes", "writes to corral_workers", registry=registry)
+        self.endpoint_errors = Counter(
+            "corral_scaler_endpoint_errors", "looks at an endpoint that ended in an error of ours", registry=registry
+        )
         self.events_lost = Counter("corral_scaler_events_lost", "events given up because the queue was full", registry=registry)
         self.decide_s = Histogram(
             "corral_scaler_decide_seconds", "time of one decide()", buckets=_DECIDE_BOUNDS_S, registry=registry

@@ -2,10 +2,11 @@
 
 import asyncio
 import time
+from types import SimpleNamespace
 
 import msgspec
 
-from scaler import audit, reign
+from scaler import audit, decide, reign
 from schemas import codec, events, subjects
 from schemas.commands import CreateWorker, DestroyWorker, RebootWorker, StartWorker, StopWorker
 from schemas.ids import EndpointId, GroupId, WorkerId
@@ -233,6 +234,29 @@ async def test_machines_of_an_unknown_endpoint_are_given_back(house, scaler_bus)
                 await asyncio.sleep(0.05)
 
         await asyncio.wait_for(forgotten(), 10)
+
+
+async def test_an_endpoint_that_cannot_be_decided_stops_no_other(house, scaler_bus, monkeypatch):
+    bad = EndpointId(house.endpoint_id + 1)
+    tries = []
+
+    def decide_or_not(state, policy, now):
+        if state.endpoint_id == bad and len(tries) < 3:
+            tries.append(now)
+            raise ZeroDivisionError
+        return decide.decide(state, policy, now)
+
+    monkeypatch.setattr("scaler.council.decide", SimpleNamespace(decide=decide_or_not))
+    good = await house.endpoint(inactivity_timeout=-1)
+    await house.put_endpoint(msgspec.structs.replace(good, id=bad, name="bad", groups=()))
+    scaler = scaler_on(await scaler_bus("s1"))
+    async with running(scaler):
+        await ready(house, 1)
+        await eventually(lambda: any(d.endpoint_id == bad for d in house.of(events.Decided)), within_s=20)
+    assert len(tries) == 3
+    assert tries[2] - tries[1] > tries[1] - tries[0] > 0.3, "tried less and less often"
+    (errors,) = [m for m in scaler._metrics.registry.collect() if m.name == "corral_scaler_endpoint_errors"]
+    assert errors.samples[0].value == 3
 
 
 async def test_a_deleted_endpoint_is_drained_destroyed_and_forgotten(house, scaler_bus):
