@@ -44,7 +44,7 @@ def want(scene: Scene) -> Want:
         return reactive.want(scene)
     mind = _mind(scene, usual)
     seen = _seen(scene, usual, mind)
-    opinion, mind = step(mind, seen)
+    opinion, mind = step(mind, seen, used_up=True)
     if 0 < opinion.hot <= seen.least:
         # What the user's floors give anyway is their doing, and `limits` says which it is.
         opinion = msgspec.structs.replace(opinion, hot=min(opinion.hot, 1), because="floor")

@@ -47,7 +47,7 @@ class CorralEngine:
     def decide(self, seen: Observation) -> int:
         present = (seen.present_s - self._present_s) / max(seen.now_s - self.memory.at_s, 1e-3)
         self._present_s = seen.present_s
-        self.opinion, self.memory = step(self.memory, self._told(seen, present), self._constants)
+        self.opinion, self.memory = step(self.memory, self._told(seen, present), self._constants, used_up=True)
         return self.opinion.hot
 
     def _told(self, seen: Observation, present: float) -> Seen:

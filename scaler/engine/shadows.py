@@ -85,5 +85,8 @@ def live(memory: Memory, mean_load: float, seen: Seen, dt_s: float, constants: C
 def _ready_within(memory: Memory, wait_s: float, lead_s: float) -> Floats:
     """Workers that will be ready by then if all goes on: those wanted long enough that less than the wait is left."""
     needed = max(1, min(STAGES, math.ceil((lead_s - wait_s) / memory.stage_s)))
-    last = [(memory.stage - k) % STAGES for k in range(needed)]
-    return np.asarray(memory.recent_targets[last].min(axis=0))
+    end = memory.stage % STAGES + 1
+    last = memory.recent_targets[max(end - needed, 0) : end].min(axis=0)
+    if needed > end:  # it began before the first row
+        np.minimum(last, memory.recent_targets[end - needed :].min(axis=0), out=last)
+    return np.asarray(last)

@@ -25,9 +25,12 @@ from .memory import TARGET, Memory
 from .seen import Opinion, Seen
 
 
-def step(memory: Memory, seen: Seen, constants: Constants = DEFAULT) -> tuple[Opinion, Memory]:
-    """The opinion now, and what to remember for the next step. Time must have passed since the last one."""
-    memory = memory.copy()
+def step(memory: Memory, seen: Seen, constants: Constants = DEFAULT, *, used_up: bool = False) -> tuple[Opinion, Memory]:
+    """The opinion now, and what to remember for the next step. Time must have passed since the last one.
+
+    `used_up`: nobody needs the memory as it was, so it need not be copied.
+    """
+    memory = memory if used_up else memory.copy()
     table = rules.table(constants)
     dt_s = max(seen.at_s - memory.at_s, 1e-3)
     arrived = sum(group.count for group in seen.arrivals)
