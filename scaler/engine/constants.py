@@ -53,9 +53,9 @@ class Constants(msgspec.Struct, frozen=True, kw_only=True):
     worth_half_life_s: float = 1800.0
     worth_prior_s: float = 300.0  #: worker-seconds of work by which the benchmark and the clients are believed at first
     # the stopped pool
-    creation_worth_s: float = 900.0  #: hot worker-seconds that one avoided creation is worth
+    creation_worth_s: float = 450.0  #: hot worker-seconds that one avoided creation is worth
     storage_share: float = 0.05  #: price of a stopped worker over a hot one's, where no offer says
-    pool_half_life_s: float = 3 * 86_400.0  #: memory of how often each level is used
+    pool_half_life_s: float = 8 * 3600.0  #: memory of how often each level is used
     pool_least_uses_per_day: float = 0.3
     pool_kept_least_s: float = 1800.0
     pool_kept_most_s: float = 7 * 86_400.0

@@ -256,9 +256,9 @@ def test_levels_that_are_used_often_are_kept_long_and_others_not():
     end_s = 4 * day_s
     assert pool.total(mind, 3 * day_s + 1800, DEFAULT.storage_share, DEFAULT) == 6
     assert pool.total(mind, end_s, DEFAULT.storage_share, DEFAULT) == 2, "six were wanted once, two every hour"
-    assert pool.total(mind, end_s + 3 * day_s, DEFAULT.storage_share, DEFAULT) == 2
-    assert pool.total(mind, end_s + 20 * day_s, DEFAULT.storage_share, DEFAULT) == 0
-    assert pool.total(mind, end_s + 3 * day_s, 1.0, DEFAULT) == 0, "storage that costs as much as work is not worth it"
+    assert pool.total(mind, end_s + 12 * 3600, DEFAULT.storage_share, DEFAULT) == 2
+    assert pool.total(mind, end_s + 3 * day_s, DEFAULT.storage_share, DEFAULT) == 0
+    assert pool.total(mind, end_s + 12 * 3600, 1.0, DEFAULT) == 0, "storage that costs as much as work is not worth it"
 
 
 def test_a_pool_of_thousands_counts_several_to_a_level():
