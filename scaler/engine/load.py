@@ -81,8 +81,10 @@ def _follow(means: Wide, value: float, dt_s: float, smoothing_s: tuple[float, ..
 
 
 def _follow_peaks(memory: Memory, load: float, dt_s: float, constants: Constants) -> None:
-    up = np.repeat([1 - math.exp(-dt_s / rise) if rise else 1.0 for rise in constants.rises_s], len(constants.falls_s))
-    down = np.tile([1 - math.exp(-dt_s / fall) for fall in constants.falls_s], len(constants.rises_s))
+    rises = [1 - math.exp(-dt_s / rise) if rise else 1.0 for rise in constants.rises_s]
+    falls = [1 - math.exp(-dt_s / fall) for fall in constants.falls_s]
+    up = np.array([rise for rise in rises for _ in falls])
+    down = np.array(falls * len(rises))
     memory.peaks += np.where(load > memory.peaks, up, down) * (load - memory.peaks)
 
 
