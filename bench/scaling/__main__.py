@@ -86,7 +86,7 @@ def play(runner: Runner, names: Sequence[str], seeds: Sequence[int], parts: Sequ
     if NEW in parts:
         wanted += [case for name in long for case in cases.of_new_workers(name, seeds)]
     if TRI in parts and cases.POOL_TRACE in names:
-        wanted += cases.of_stopped_pools(cases.POOL_TRACE, seeds[: cases.POOL_SEEDS])
+        wanted += cases.of_stopped_pools(cases.POOL_TRACE, seeds)
     if SHARING in parts:
         wanted += [case for name in names for case in cases.of_policies(name, seeds[:1], service=cases.SHARING)]
     runner.add(wanted, "runs")

@@ -17,8 +17,6 @@ FIXED, SHARING = "fixed", "sharing"  # how a worker serves, see sim.service
 DOCUMENTED, LEARNED, DAY, ALL = "documented", "learned", "highest of 24 h", "everything"  # rules of the stopped pool
 #: The trace on which stopped pools are compared.
 POOL_TRACE = "alibaba_tenant_bursty_week"
-#: ... under so many seeds: it is the longest part, and the rules differ by far more than seeds do.
-POOL_SEEDS = 2
 #: Who is played with a stopped pool besides ours.
 POOL_PEERS = ("K8s HPA / KEDA", "Modal-like", "Vast-like (docs)")
 #: Creating a worker takes minutes: an hour of traffic says nothing about who does it well.

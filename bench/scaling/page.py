@@ -235,7 +235,7 @@ and the share of it that is billed, and decides every 5 s."""
 _TRI = """\
 The policy also says how many workers are kept stopped, at a twentieth of the price of a hot one. Total cost in GPU-hours, storage included.
 *documented*: total = max(5, 3 × active), as Vast's documents say it, without hysteresis (which the real engine surely has).
-*learned*: the engine's own rule, by what each level is used for. Ours under the first two seeds."""
+*learned*: the engine's own rule, by what each level is used for."""
 
 _SHARING = """\
 Above, a request holds one slot at a fixed speed. Here workers share their speed among requests, and a lone request runs four times
