@@ -26,7 +26,10 @@ def group_perf(state: EndpointState, group_id: GroupId) -> float | None:
 
 def reference_perf(state: EndpointState, hot: Iterable[WorkerFact]) -> float | None:
     """Units per second of the average worker: of the hot ones, or of the groups while there are none."""
-    known = [perf for worker in hot if (perf := perf_of(state, worker)) is not None]
+    workers = list(hot)
+    known = [worker.perf for worker in workers]
+    if min(known, default=0.0) <= 0:
+        known = [perf for worker in workers if (perf := perf_of(state, worker)) is not None]
     if not known and state.spec is not None:
         known = [perf for group in state.spec.groups if group.weight > 0 and (perf := group_perf(state, group.id)) is not None]
     return sum(known) / len(known) if known else None

@@ -27,7 +27,18 @@ class Progress(msgspec.Struct, frozen=True):
     ticket_window_s: float
     inflight: int
     cut_short: bool = False
-    waits_for: str = ""  #: in words, while it is not done
+    window_left_s: float | None = 0.0  #: until the last ticket has expired; None: its record does not say draining yet
+
+    @property
+    def waits_for(self) -> str:
+        """In words, while it is not done."""
+        if self.done:
+            return ""
+        if self.window_left_s is None:
+            return "its record to say draining"
+        if self.window_left_s > 0:
+            return f"tickets signed before the drain, {self.window_left_s:.0f} s"
+        return f"{self.inflight} requests in flight" if self.inflight else "a heartbeat from after the ticket window"
 
 
 def progress(worker: WorkerFact, policy: Policy, now: float) -> Progress:
@@ -38,21 +49,11 @@ def progress(worker: WorkerFact, policy: Policy, now: float) -> Progress:
     window_s = policy.ticket_ttl_s + policy.clock_skew_s
     waited_s = max(0.0, now - drain.since_at)
     inflight = worker.inflight + worker.queued
-
-    def answer(*, done: bool, cut_short: bool = False, waits_for: str = "") -> Progress:
-        return Progress(done, waited_s, window_s, inflight, cut_short, waits_for)
-
-    if worker.state is WorkerState.ERROR or worker.liveness is Liveness.LOST:
-        return answer(done=True, cut_short=inflight > 0)
-    if now >= drain.deadline_at:
-        return answer(done=True, cut_short=inflight > 0)
+    if worker.state is WorkerState.ERROR or worker.liveness is Liveness.LOST or now >= drain.deadline_at:
+        return Progress(True, waited_s, window_s, inflight, cut_short=inflight > 0)
     if drain.shown_at is None:
-        return answer(done=False, waits_for="its record to say draining")
+        return Progress(False, waited_s, window_s, inflight, window_left_s=None)
     closed_at = drain.shown_at + window_s
-    if now < closed_at:
-        return answer(done=False, waits_for=f"tickets signed before the drain, {closed_at - now:.0f} s")
-    if inflight:
-        return answer(done=False, waits_for=f"{inflight} requests in flight")
-    if worker.beat_at is None or worker.beat_at < closed_at:
-        return answer(done=False, waits_for="a heartbeat from after the ticket window")
-    return answer(done=True)
+    was_heard = worker.beat_at is not None and worker.beat_at >= closed_at
+    done = now >= closed_at and not inflight and was_heard
+    return Progress(done, waited_s, window_s, inflight, window_left_s=max(0.0, closed_at - now))

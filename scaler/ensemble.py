@@ -70,7 +70,7 @@ def _usual(scene: Scene) -> _Usual | None:
     perf = capacity.reference_perf(state, roster.hot)
     if perf is None:
         return None
-    known = [worker.slots for worker in roster.hot if worker.slots > 0]
+    known = [slots for worker in roster.hot if (slots := worker.slots) > 0]
     known = known or [group.slots for group in state.groups.values() if group.slots > 0]
     slots = max(1, round(sum(known) / len(known))) if known else 1
     resting = bool(roster.kept_cold)
@@ -196,8 +196,9 @@ def _candidates(opinion: Opinion, usual: _Usual) -> tuple[str, ...]:
 
 def _inputs(scene: Scene, usual: _Usual, opinion: Opinion, seen: Seen) -> tuple[InputRead, ...]:
     state, now, roster, here = scene.state, scene.now, scene.roster, scene.here
-    router_age_s = min((now - router.seen_at for router in state.routers.values() if router.seen_at), default=None)
-    beat_age_s = max((now - worker.beat_at for worker in roster.hot if worker.beat_at is not None), default=None)
+    router_age_s = min([now - router.seen_at for router in state.routers.values() if router.seen_at], default=None)
+    beats = [at for worker in roster.hot if (at := worker.beat_at) is not None]
+    beat_age_s = now - min(beats) if beats else None
     since_s = now - state.demand.fresh.since_at if state.demand.fresh.since_at else None
     return (
         InputRead(name="arrivals", value=sum(group.count for group in seen.arrivals), age_s=since_s, unit="requests"),

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import msgspec
 
 from schemas.ids import GroupId
 from schemas.reasons import Why
-from schemas.states import WorkerState
 
 from . import cost, learning
 from .roster import Roster
@@ -90,13 +91,10 @@ class Standing:
 def standings(state: EndpointState, roster: Roster, policy: Policy) -> dict[GroupId, Standing]:
     """All groups of the endpoint, in its order."""
     found = {spec.id: Standing(spec, memory(state, spec), policy) for spec in roster.groups.values()}
-    for worker in roster.living:
-        here = found.get(worker.group_id)
-        if here is None:
-            continue
-        here.existing += 1
-        if worker.state is WorkerState.READY:
-            here.hot += 1
+    existing = Counter([worker.group_id for worker in roster.living])
+    ready = Counter([worker.group_id for worker in roster.serving])
+    for group_id, here in found.items():
+        here.existing, here.hot = existing[group_id], ready[group_id]
     for worker in roster.coming:
         here = found[worker.group_id]
         here.hot += 1

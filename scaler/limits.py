@@ -94,9 +94,9 @@ def _min_load(wanted: Want, scene: Scene) -> Want:
 
 def _schedule(wanted: Want, scene: Scene) -> Want:
     asked = calendar.floor(scene)
-    wanted = _replace(
-        wanted, until_at=_sooner(wanted.until_at, asked.until_at), candidates=(*wanted.candidates, *asked.unreadable)
-    )
+    if asked.until_at is not None or asked.unreadable:
+        until_at, candidates = _sooner(wanted.until_at, asked.until_at), (*wanted.candidates, *asked.unreadable)
+        wanted = _replace(wanted, until_at=until_at, candidates=candidates)
     if not asked.hot_min:
         return wanted
     wanted = _seen(wanted, "schedule_floor", asked.hot_min)
@@ -148,6 +148,8 @@ def _cold_pool(wanted: Want, scene: Scene) -> Want:
         floor = settings.cold_workers
         if floor > max(total, wanted.hot):
             parts.append(f"cold_workers: {floor} in all")
+    if total <= wanted.total and not floor and not parts:
+        return wanted
     return _replace(wanted, total=max(total, floor), floor=floor, sentence="; ".join([wanted.sentence, *parts]))
 
 

@@ -69,16 +69,14 @@ class _Tally:
 
 
 def planned(
-    scene: Scene, standings: Mapping[GroupId, Standing], shares: Shares, counted: Iterable[WorkerFact], buyer: Buyer
+    scene: Scene, standings: Mapping[GroupId, Standing], shares: Shares, counted: list[WorkerFact], work: float, buyer: Buyer
 ) -> Moves:
-    """What sits in the wrong place among `counted`, the hot workers that stay."""
+    """What sits in the wrong place among `counted`, the hot workers that stay. They are worth `work` average ones."""
     tally = _Tally(standings, shares)
     if not standings or tally.fullest()[1] < 0.5 or not (scene.roster.coming or _is_off(tally)):
         return Moves()
-    counted = list(counted)
-    coming = Counter(_place(shares, w) for w in counted if w.state is not WorkerState.READY)
+    coming = Counter([_place(shares, w) for w in counted if w.state is not WorkerState.READY])
     extra: Counter[GroupId] = Counter()
-    work = sum(shares.size_of(worker) for worker in counted)
     while True:
         group_id, over = tally.fullest()
         work -= tally.size(group_id)
@@ -90,10 +88,12 @@ def planned(
         sum(max(0, many - coming[group_id]) for group_id, many in extra.items()),
         sum(max(0, many - extra[group_id]) for group_id, many in coming.items()),
     )
+    at_once = max(1, floor(scene.policy.move_share * shares.wanted)) - owed
+    if at_once <= 0 or not _is_off(tally):
+        return Moves(owed=owed)
     settled = _settled(scene, shares, counted, buyer)
     left = Counter(_place(shares, w) for w in settled) - extra
     targets: list[GroupId] = []
-    at_once = max(1, floor(scene.policy.move_share * shares.wanted)) - owed
     while len(targets) < at_once and _is_off(tally):
         (fullest, _), (emptiest, _) = tally.fullest(), tally.emptiest()
         if left[fullest] <= 0 or not _is_inviting(scene, standings, shares, buyer, emptiest):

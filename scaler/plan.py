@@ -10,9 +10,10 @@ while it served is rebooted before it is replaced (`reboots`).
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from itertools import islice
 
-from schemas.ids import GroupId
+from schemas.ids import GroupId, WorkerId
 from schemas.reasons import Cause, Why
 from schemas.states import COMING, WorkerState
 
@@ -39,10 +40,7 @@ class Planner:
         self._roster = scene.roster
         self._standings = scene.standings
         self._book = Book(scene)
-        oldest = {group_id: here.oldest_revision for group_id, here in self._standings.items() if not here.halted}
-        self._leaving = {
-            w.worker_id for w in self._roster.living if w.gone_at is not None or w.revision < oldest.get(w.group_id, 0)
-        }
+        self._leaving = _leaving(self._roster.living, self._standings)
         self._rebooted: list[WorkerFact] = []
         self._counters: tuple[Want, Shares, Buyer] | None = None
         self.notes: list[str] = []  #: what is worth saying about the plan as a whole
@@ -68,25 +66,28 @@ class Planner:
         """Workers that failed. One that served is rebooted while the pool is short of ready ones; who only fell silent gets a
         moment to come back.
         """
+        failed = [*self._roster.failed, *[w for w in self._roster.orphans if w.state is WorkerState.ERROR]]
+        if not failed:
+            return
         short = 0 if wanted is None else wanted.hot - sum(1 for w in self._roster.serving if not self._is_leaving(w))
         ordered: Counter[GroupId] = Counter()
-        for worker in [*self._roster.failed, *self._roster.orphans]:
-            if worker.state is not WorkerState.ERROR or not self._is_beyond_hope(worker):
+        for worker in failed:
+            if not self._is_beyond_hope(worker):
                 continue
             cause = worker.failure.cause if worker.failure is not None else Cause.START_CRASH
             message = worker.failure.message if worker.failure is not None else ""
-            failed = f"failed: {cause} {message}".rstrip()
+            said = f"failed: {cause} {message}".rstrip()
             memory = self._state.groups.get(worker.group_id)
             known = worker.group_id in self._standings and not self._is_leaving(worker)
             if short > 0 and known and reboots.may(worker, memory, ordered[worker.group_id], self._policy, self._now):
                 times = reboots.recent(worker.rebooted_at, self._now) + 1
-                text = f"{failed}; rebooted, {times} of {self._policy.reboots_per_worker} times within an hour"
+                text = f"{said}; rebooted, {times} of {self._policy.reboots_per_worker} times within an hour"
                 self._book.act("reboot", worker, Why.REPLACE, text)
                 self._rebooted.append(worker)
                 ordered[worker.group_id] += 1
                 short -= 1
             else:
-                self._book.act("destroy", worker, Why.REPLACE, failed)
+                self._book.act("destroy", worker, Why.REPLACE, said)
 
     def finish_drains(self) -> None:
         """Workers that have nothing more to do; and those that began to drain without us, by a signal or an order."""
@@ -107,6 +108,8 @@ class Planner:
 
     def make_way(self, wanted: Want) -> None:
         """Workers of an old revision, and machines that are about to be taken back: replaced first, then released."""
+        if not self._leaving:
+            return
         for worker in [*self._roster.coming, *self._roster.cold]:
             if self._is_stale(worker):
                 self._book.act("destroy", worker, Why.REVISION, f"revision {worker.revision} is out of date")
@@ -142,19 +145,18 @@ class Planner:
         """
         shares, buyer = self._counting(wanted)
         counted = self._counted()
-        unsure = sum(1.0 - self._standings[w.group_id].success for w in self._roster.coming if not self._is_out(w))
-        here = len(counted) - unsure + len(self._rebooted)
+        coming = [w for w in self._roster.coming if not self._is_out(w)]
+        doubts = [1.0 - self._standings[w.group_id].success for w in coming]
+        here = len(counted) - sum(doubts) + len(self._rebooted)
         late = moves.late(self._scene, self._standings, buyer)
         here -= late
+        work = shares.work - sum([shares.size_of(w) for w in self._rebooted])  # of those counted
         if wanted.hot - here > _GRAIN:
-            work = sum(
-                shares.size_of(w) * (1.0 if w.state is WorkerState.READY else self._standings[w.group_id].success)
-                for w in counted
-            )
+            work -= sum([doubt * shares.size_of(w) for doubt, w in zip(doubts, coming, strict=True)])
             work += len(self._rebooted) - late
             self._up(here, work, wanted, shares, buyer)
             return
-        moving = moves.planned(self._scene, self._standings, shares, counted, buyer)
+        moving = moves.planned(self._scene, self._standings, shares, counted, work, buyer)
         surplus = max(0.0, here - wanted.hot - moving.owed)
         tried = min(trials.under_way(self._standings, shares), trials.allowance(wanted, self._policy))
         if surplus - tried > _GRAIN:
@@ -255,25 +257,37 @@ class Planner:
     # --- down ---
 
     def _down(self, surplus: float, counted: list[WorkerFact], wanted: Want, shares: Shares) -> None:
+        brought = {w.worker_id for w in self._roster.brought_ready}
+        own = [w for w in counted if w.worker_id not in brought] if brought else counted
         needed = wanted.units_per_s
-        capacity_left = sum(self._perf(w) or 0.0 for w in counted) if needed is not None else 0.0
+        perfs = self._perfs(counted)
+        capacity_left = sum(perfs.values())
+        slowest = min([perfs[w.worker_id] for w in own], default=0.0)
+
+        def is_missed(perf: float) -> bool:
+            """The pool is mixed: without such a one it would be too slow."""
+            return needed is not None and perf > 0 and capacity_left - perf < needed - _GRAIN
+
+        if is_missed(slowest) and all(w.state is WorkerState.READY for w in own):
+            return
         idle_is_kept = False
-        own = [w for w in counted if self._is_own(w)]
         for worker in victims.in_order(own, self._standings, shares, within_shares=wanted.hot > 0):
             is_ready = worker.state is WorkerState.READY
             weighs = 1.0 if is_ready else self._standings[worker.group_id].success
             if surplus < weighs - _GRAIN:
                 return
-            perf = self._perf(worker)
+            perf = perfs[worker.worker_id]
             if victims.is_busy(worker) and idle_is_kept:
                 return  # never a busy one while an idle one stays
-            if is_ready and perf and needed is not None and capacity_left - perf < needed - _GRAIN:
+            if is_ready and is_missed(perf):
+                if is_missed(slowest):
+                    return  # who is on its way comes first, so whoever follows is ready and no slower
                 idle_is_kept = idle_is_kept or not victims.is_busy(worker)
-                continue  # the pool is mixed: without this one it would be too slow
+                continue
             if self._release(worker, wanted):
                 surplus -= weighs
                 shares.loses(worker)
-                capacity_left -= perf or 0.0
+                capacity_left -= perf
 
     def _release(self, worker: WorkerFact, wanted: Want) -> bool:
         """Let one hot worker go in the cheapest way; False when the floor of the pool forbids it."""
@@ -335,11 +349,10 @@ class Planner:
     def _is_out(self, worker: WorkerFact) -> bool:
         return worker.worker_id in self._leaving or worker.worker_id in self._book.touched
 
-    def _perf(self, worker: WorkerFact) -> float | None:
-        if worker.perf > 0:
-            return worker.perf
-        here: Standing | None = self._standings.get(worker.group_id)
-        return here.perf if here is not None else None
+    def _perfs(self, workers: list[WorkerFact]) -> dict[WorkerId, float]:
+        """Units per second of each; 0: nobody knows."""
+        of_group = {group_id: here.perf or 0.0 for group_id, here in self._standings.items()}
+        return {w.worker_id: w.perf if w.perf > 0 else of_group.get(w.group_id, 0.0) for w in workers}
 
     def _is_stale(self, worker: WorkerFact) -> bool:
         """Out of date, and its successor may come. While the new revision is halted the old one is what works."""
@@ -367,3 +380,12 @@ class Planner:
 
     def _notice_s(self) -> float:
         return self._policy.ticket_ttl_s + self._policy.clock_skew_s + 30.0
+
+
+def _leaving(living: list[WorkerFact], standings: Mapping[GroupId, Standing]) -> set[WorkerId]:
+    """Who goes whatever the load: their machine is about to be taken back, or a newer revision works."""
+    leaving = {worker.worker_id for worker in living if worker.gone_at is not None}
+    oldest = {group_id: here.oldest_revision for group_id, here in standings.items() if not here.halted}
+    if max(oldest.values(), default=1) > 1:
+        leaving.update([worker.worker_id for worker in living if worker.revision < oldest.get(worker.group_id, 0)])
+    return leaving

@@ -59,19 +59,32 @@ class Roster:
             WorkerState.ERROR: self.failed,
             **dict.fromkeys(COMING, self.coming),
         }
+        brought_groups = {group_id for group_id, group in groups.items() if not group.managed}
         for worker in state.workers.values():
-            if worker.state is WorkerState.DESTROYING:
-                self.ending.append(worker)
-            if worker.state not in LIVING:
+            place = places.get(worker.state)
+            if place is None:
+                if worker.state is WorkerState.DESTROYING:
+                    self.ending.append(worker)
                 continue
             self.living.append(worker)
-            if self.is_brought(worker):
-                if worker.state is WorkerState.READY:
+            provider, group_id = worker.provider, worker.group_id
+            if provider in UNMANAGED_PROVIDERS if provider else group_id in brought_groups:
+                if place is self.ready:
                     self.brought_ready.append(worker)
-            elif worker.group_id not in groups:
+            elif group_id not in groups:
                 self.orphans.append(worker)
             else:
-                places[worker.state].append(worker)
+                place.append(worker)
+        #: Ready, whoever they belong to.
+        self.serving = [*self.ready, *self.brought_ready]
+        #: Ready or on the way: capacity that is already paid for. Counted by id, so nothing is bought twice.
+        self.hot = [*self.ready, *self.coming, *self.brought_ready]
+        #: Stopped, or about to be.
+        self.kept_cold = [
+            *self.cold,
+            *self.stopping,
+            *[w for w in self.draining if w.drain is not None and w.drain.then == "stop"],
+        ]
 
     def is_brought(self, worker: WorkerFact) -> bool:
         """A machine that somebody brought, whatever its group buys otherwise: theirs to end, not ours."""
@@ -84,19 +97,3 @@ class Roster:
         """Of an older template revision than its group has now, or still puts up with."""
         group = self.groups.get(worker.group_id)
         return group is not None and worker.revision < (group.oldest_revision or group.revision)
-
-    @property
-    def serving(self) -> list[WorkerFact]:
-        """Ready, whoever they belong to."""
-        return [*self.ready, *self.brought_ready]
-
-    @property
-    def hot(self) -> list[WorkerFact]:
-        """Ready or on the way: capacity that is already paid for. Counted by id, so nothing is bought twice."""
-        return [*self.ready, *self.coming, *self.brought_ready]
-
-    @property
-    def kept_cold(self) -> list[WorkerFact]:
-        """Stopped, or about to be."""
-        leaving = [w for w in self.draining if w.drain is not None and w.drain.then == "stop"]
-        return [*self.cold, *self.stopping, *leaving]

@@ -30,9 +30,9 @@ class Shares:
 
     def __init__(self, standings: Mapping[GroupId, Standing], hot: Iterable[WorkerFact], wanted: int) -> None:
         self._standings = standings
-        perfs = {group_id: here.perf for group_id, here in standings.items()}
-        found = [(worker.group_id, worker.perf or perfs.get(worker.group_id)) for worker in hot]
-        known = [perf for _, perf in found if perf is not None]
+        workers = list(hot)
+        perfs = [worker.perf or self._perf_of_group(worker.group_id) for worker in workers]
+        known = [perf for perf in perfs if perf is not None]
         if not known:
             known = [here.perf for here in standings.values() if here.spec.weight > 0 and here.perf is not None]
         self.average = sum(known) / len(known) if known else 1.0  #: units per second of the average worker
@@ -50,9 +50,10 @@ class Shares:
             self._is_ample = is_ample(claims, wanted)
             for here, due in zip(claimants, divided(claims, float(wanted)), strict=True):
                 self._due[here.spec.id] = due
-        self._has = dict.fromkeys(standings, 0.0)
-        for group_id, perf in found:
-            self._has[group_id] = self._has.get(group_id, 0.0) + (perf or self.average) / self.average
+        average, has = self.average, dict.fromkeys(standings, 0.0)
+        for worker, perf in zip(workers, perfs, strict=True):
+            has[worker.group_id] = has.get(worker.group_id, 0.0) + (perf or average)
+        self._has = {group_id: units_per_s / average for group_id, units_per_s in has.items()}
 
     # --- what is due ---
 
@@ -117,16 +118,20 @@ class Shares:
         return self._is_ample and self._due.get(group_id, 0.0) > 0 and self.lack(group_id) >= -_GRAIN
 
     def size_of(self, worker: WorkerFact) -> float:
-        return (self._perf(worker) or self.average) / self.average
+        perf = worker.perf if worker.perf > 0 else self._perf_of_group(worker.group_id) or self.average
+        return perf / self.average
+
+    @property
+    def work(self) -> float:
+        """What all hot workers are worth."""
+        return sum(self._has.values())
 
     def size(self, group_id: GroupId) -> float:
         """Of one more worker of this group."""
         return self._size.get(group_id, 1.0)
 
-    def _perf(self, worker: WorkerFact) -> float | None:
-        if worker.perf > 0:
-            return worker.perf
-        here = self._standings.get(worker.group_id)
+    def _perf_of_group(self, group_id: GroupId) -> float | None:
+        here = self._standings.get(group_id)
         return here.perf if here is not None else None
 
     def _add(self, group_id: GroupId, size: float) -> None:

@@ -54,13 +54,14 @@ def present(state: EndpointState, now: float, policy: Policy) -> Present:
             waiting_units += router.mark_units
             oldest_wait_s = max(oldest_wait_s, now - router.marked_at)
     inflight, queued, queued_units, oldest_queued_s = 0, 0, 0.0, 0.0
+    lost = Liveness.LOST
     for worker in state.workers.values():
-        if worker.state in _SERVING and worker.liveness is not Liveness.LOST:
+        if worker.state in _SERVING and worker.liveness is not lost:
             inflight += worker.inflight
-            queued += worker.queued
+            if worker.queued:
+                queued += worker.queued
+                queued_units += worker.load_units * worker.queued / (worker.inflight + worker.queued)
             oldest_queued_s = max(oldest_queued_s, worker.oldest_queued_s)
-            here = worker.inflight + worker.queued
-            queued_units += worker.load_units * worker.queued / here if here else 0.0
     return Present(
         waiting=waiting,
         waiting_units=waiting_units,

@@ -6,9 +6,11 @@ longest idle.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
+from heapq import heapify, heappop
 
-from schemas.ids import GroupId
+from schemas.ids import GroupId, WorkerId
 from schemas.states import COMING, WorkerState
 
 from . import cost
@@ -16,8 +18,8 @@ from .groups import Standing
 from .shares import Shares
 from .types import WorkerFact
 
-#: Among equals of one group: tier, price of its work, age, perf, id.
-_Rest = tuple[int, float, float, float, str]
+#: Among equals of one group: tier, price of its work, age, perf, id. Ids differ, so workers themselves are never compared.
+_Entry = tuple[int, float, float, float, WorkerId, WorkerFact]
 
 
 def in_order(
@@ -26,27 +28,25 @@ def in_order(
     """The workers, first victim first. What is taken is told to `shares` by the taker, and the order follows. `within_shares`:
     groups that would be a whole worker short of their share are left out.
 
-    Only shares change on the way, and they are of the group: so workers are sorted once, and each step compares no more than the
-    first of each group.
+    Only shares change on the way, and they are of the group: so each step compares no more than the first of each group.
     """
-    places: dict[tuple[int, bool], dict[GroupId, list[WorkerFact]]] = {}
-    traffic = {group_id: here.spec.weight > 0 for group_id, here in standings.items()}
+    found: dict[tuple[int, GroupId], list[WorkerFact]] = defaultdict(list)
     for worker in workers:
-        group_id = worker.group_id
-        places.setdefault((progress(worker), traffic.get(group_id, False)), {}).setdefault(group_id, []).append(worker)
+        found[progress(worker), worker.group_id].append(worker)
+    places: dict[tuple[int, bool], list[GroupId]] = defaultdict(list)
+    for how_far, group_id in found:
+        has_traffic = group_id in standings and standings[group_id].spec.weight > 0
+        places[how_far, has_traffic].append(group_id)
     for place in sorted(places):
-        # The first victim is at the end of its row. Who comes later is not sorted before it is their turn.
-        rows = {
-            group_id: sorted(((_rest(w, place[0], standings), w) for w in row), key=_by_rest, reverse=True)
-            for group_id, row in places[place].items()
-        }
+        # Few are taken of many, so rows are heaps, and only those whose turn it is.
+        rows = {group_id: _heap(found[place[0], group_id], place[0], standings.get(group_id)) for group_id in places[place]}
         while rows:
             if within_shares:
                 rows = {group_id: row for group_id, row in rows.items() if not shares.keeps(group_id)}
                 if not rows:
                     break
-            first = next(iter(rows.values())) if len(rows) == 1 else min(rows.values(), key=lambda row: _turn(row[-1], shares))
-            worker = first.pop()[1]
+            first = next(iter(rows.values())) if len(rows) == 1 else min(rows.values(), key=lambda row: _turn(row[0], shares))
+            worker = heappop(first)[-1]
             if not first:
                 del rows[worker.group_id]
             yield worker
@@ -58,26 +58,29 @@ def is_busy(worker: WorkerFact) -> bool:
 
 def progress(worker: WorkerFact) -> int:
     """How much is lost when it goes: 0 nothing but an order, 1 part of a start, 2 a warm model, 3 it would still have work to do."""
-    if worker.state in (WorkerState.PENDING, WorkerState.CREATING):
-        return 0
-    if worker.state in COMING:
-        return 1
-    return 3 if is_busy(worker) else 2
+    if worker.state not in COMING:
+        return 3 if worker.inflight + worker.queued > 0 else 2
+    return 0 if worker.state in (WorkerState.PENDING, WorkerState.CREATING) else 1
 
 
-def _turn(first: tuple[_Rest, WorkerFact], shares: Shares) -> tuple[int, _Rest]:
-    return shares.spares(first[1]), first[0]
+def _turn(first: _Entry, shares: Shares) -> tuple[int, _Entry]:
+    return shares.spares(first[-1]), first
 
 
-def _by_rest(entry: tuple[_Rest, WorkerFact]) -> _Rest:
-    return entry[0]
-
-
-def _rest(worker: WorkerFact, how_far: int, standings: Mapping[GroupId, Standing]) -> _Rest:
-    here = standings.get(worker.group_id)
-    perf: float | None = worker.perf
-    tier = 0
-    if here is not None:
-        perf, tier = perf or here.perf, here.spec.tier
-    age = -worker.launched_at if how_far < 2 else worker.busy_at
-    return -tier, -cost.usd_per_unit(worker.usd_per_hour, perf), age, worker.perf, worker.worker_id
+def _heap(row: Iterable[WorkerFact], how_far: int, here: Standing | None) -> list[_Entry]:
+    """Workers of one group by the rest of the order."""
+    perf, helps = (here.perf, -here.spec.tier) if here is not None else (None, 0)
+    price, is_coming = cost.usd_per_unit, how_far < 2
+    heap = [
+        (
+            helps,
+            -price(worker.usd_per_hour, worker.perf or perf),
+            -worker.launched_at if is_coming else worker.busy_at,
+            worker.perf,
+            worker.worker_id,
+            worker,
+        )
+        for worker in row
+    ]
+    heapify(heap)
+    return heap

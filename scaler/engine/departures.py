@@ -75,5 +75,8 @@ class Pool:
         first, last = int(at_s // BIN_S) + 1, int((at_s + after_s) // BIN_S)
         if last - first + 1 >= BINS:
             return 0.0
-        leaving = self.counts[np.arange(first, last + 1) % BINS].sum() if last >= first else 0.0
-        return max(0.0, self.present - float(leaving))
+        if last < first:
+            return max(0.0, self.present)
+        begin, end = first % BINS, last % BINS + 1
+        leaving = self.counts[begin:end] if begin < end else np.concatenate((self.counts[begin:], self.counts[:end]))
+        return max(0.0, self.present - float(np.add.reduce(leaving)))

@@ -11,6 +11,7 @@ Z          mean squared error of a level as a forecast over the lead, per unit o
 from __future__ import annotations
 
 import math
+from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,12 +57,18 @@ def learn(memory: Memory, load: float, now: Wide, seen: Seen, dt_s: float, const
 def needs(memory: Memory, now: Wide, slots: int, table: rules.Rules, constants: Constants) -> NDArray[np.float32]:
     """Workers that each kind of rule would have, before rounding: levels x margins, then peaks x shares."""
     spread = np.sqrt(np.maximum(now, constants.surprise_floor) * (memory.surprise / memory.surprise_weight))
-    by_level = now[:, None] + table.margins * spread[:, None]
-    by_level[now < constants.asleep_slots] = 0.0  # a margin for what may come needs somebody to have come
-    by_peak = memory.peaks[:, None] * table.peak_shares
-    by_peak[by_peak < constants.asleep_slots] = 0.0
-    need = np.concatenate((by_level.ravel(), by_peak.ravel()))
-    return (need / slots).astype(np.float32)
+    levels, margins, peaks, shares = len(now), len(table.margins), len(memory.peaks), len(table.peak_shares)
+    need = np.empty(levels * margins + peaks * shares)
+    by_level, by_peak = need[: levels * margins].reshape(levels, margins), need[levels * margins :].reshape(peaks, shares)
+    np.multiply(spread[:, None], table.margins, out=by_level)
+    by_level += now[:, None]
+    if min(now.tolist()) < constants.asleep_slots:
+        by_level[now < constants.asleep_slots] = 0.0  # a margin for what may come needs somebody to have come
+    np.multiply(memory.peaks[:, None], table.peak_shares, out=by_peak)
+    if min(memory.peaks.tolist()) * table.least_share < constants.asleep_slots:
+        by_peak[by_peak < constants.asleep_slots] = 0.0
+    need /= slots
+    return need.astype(np.float32)
 
 
 def residual_service_s(memory: Memory) -> float:
@@ -77,15 +84,15 @@ def _offered(memory: Memory, seen: Seen, dt_s: float) -> float:
 
 
 def _follow(means: Wide, value: float, dt_s: float, smoothing_s: tuple[float, ...]) -> None:
-    means += np.array([1 - math.exp(-dt_s / s) for s in smoothing_s]) * (value - means)
+    # Of a handful of numbers Python's own arithmetic is the quicker one, here and below.
+    means[:] = [mean + (1 - math.exp(-dt_s / s)) * (value - mean) for mean, s in zip(means.tolist(), smoothing_s, strict=True)]
 
 
 def _follow_peaks(memory: Memory, load: float, dt_s: float, constants: Constants) -> None:
     rises = [1 - math.exp(-dt_s / rise) if rise else 1.0 for rise in constants.rises_s]
     falls = [1 - math.exp(-dt_s / fall) for fall in constants.falls_s]
-    up = np.array([rise for rise in rises for _ in falls])
-    down = np.array(falls * len(rises))
-    memory.peaks += np.where(load > memory.peaks, up, down) * (load - memory.peaks)
+    paces = zip(memory.peaks.tolist(), product(rises, falls), strict=True)
+    memory.peaks[:] = [peak + (up if load > peak else down) * (load - peak) for peak, (up, down) in paces]
 
 
 def _remember_services(memory: Memory, seen: Seen) -> None:

@@ -153,13 +153,12 @@ def _stage_s(lead_s: float) -> float:
 
 
 class _Place(NamedTuple):
-    """Where an array lies, counted from the first."""
+    """Where an array lies, counted in bytes from the first."""
 
     name: str
     kind: np.dtype[np.generic]
     shape: tuple[int, ...]
     begin: int
-    end: int
 
 
 class _Layout(NamedTuple):
@@ -186,9 +185,10 @@ def unpack(data: bytes, constants: Constants) -> Memory | None:
         values = dict(zip(layout.scalars, msgspec.msgpack.decode(data[len(layout.head) : first]), strict=True))
     except (msgspec.DecodeError, ValueError, TypeError):
         return None
-    buffer = bytearray(data)  # writable, and copied once
-    for name, kind, shape, begin, end in layout.arrays:
-        values[name] = np.frombuffer(buffer, kind, (end - begin) // kind.itemsize, first + begin).reshape(shape)
+    # Writable, copied once, and where numbers are expected to lie: arithmetic on what lies elsewhere takes twice as long.
+    buffer = np.frombuffer(data, np.uint8, offset=first).copy()
+    for name, kind, shape, begin in layout.arrays:
+        values[name] = np.ndarray(shape, kind, buffer, begin)
     return Memory(**values)
 
 
@@ -199,7 +199,7 @@ def _layout(constants: Constants) -> _Layout:
     for name in Memory.__struct_fields__:
         value = getattr(example, name)
         if isinstance(value, np.ndarray):
-            arrays.append(_Place(name, value.dtype, value.shape, at, at + value.nbytes))
+            arrays.append(_Place(name, value.dtype, value.shape, at))
             at += value.nbytes
         else:
             scalars.append(name)

@@ -38,8 +38,9 @@ def use(memory: Memory, hot: int, at_s: float, most: int, constants: Constants) 
 
 def total(memory: Memory, at_s: float, storage_share: float, constants: Constants) -> int:
     """How many may exist: the highest level still worth keeping. `storage_share`: price of a stopped worker over a hot one's."""
-    kept = np.nonzero(at_s - memory.pool_used_s <= _kept_s(memory, at_s, storage_share, constants))[0]
-    levels = int(kept[-1]) + 1 if len(kept) else 0
+    is_kept = at_s - memory.pool_used_s <= _kept_s(memory, at_s, storage_share, constants)
+    unkept = int(is_kept[::-1].argmax())  # on top of the highest that is kept
+    levels = POOL_LEVELS - unkept if is_kept[-1 - unkept] else 0
     return max(levels * memory.pool_width, memory.pool_hot)
 
 
@@ -49,7 +50,8 @@ def _kept_s(memory: Memory, at_s: float, storage_share: float, constants: Consta
     memory_days = constants.pool_half_life_s / log(2) * (1 - 0.5 ** (age_s / constants.pool_half_life_s)) / _DAY_S
     per_day = np.maximum(memory.pool_uses / np.float32(memory_days), np.float32(constants.pool_least_uses_per_day))
     kept_s = np.float32(constants.creation_worth_s / max(storage_share, 1e-3)) * per_day
-    return np.asarray(np.clip(kept_s, np.float32(constants.pool_kept_least_s), np.float32(constants.pool_kept_most_s)))
+    at_least = np.maximum(kept_s, np.float32(constants.pool_kept_least_s))
+    return np.asarray(np.minimum(at_least, np.float32(constants.pool_kept_most_s)))
 
 
 def _level(memory: Memory, workers: int) -> int:

@@ -13,6 +13,7 @@ energy-performance trade-off for server farm management, 2010.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -33,8 +34,10 @@ class Rules:
     hold_s: Floats
     keep: Floats  #: workers kept ...
     keep_s: Floats  #: ... for so long after the last activity
+    shortest_keep_s: float
     margins: Floats
     peak_shares: Floats
+    least_share: float
     prior: int  #: the rule to follow before there is anything to compare
 
     def __len__(self) -> int:
@@ -70,7 +73,9 @@ def table(constants: Constants) -> Rules:
         hold_s=np.array(holds, dtype=np.float32),
         keep=np.array(keeps, dtype=np.float32),
         keep_s=np.array(keep_times, dtype=np.float32),
+        shortest_keep_s=min(c.keeps_s, default=math.inf),
         margins=np.array(c.margins, dtype=np.float32),
         peak_shares=np.array(c.peak_shares, dtype=np.float32),
+        least_share=float(np.float32(min(c.peak_shares))),
         prior=prior,
     )

@@ -37,9 +37,12 @@ def of_each(memory: Memory, seen: Seen, constants: Constants) -> Floats:
     """The score of every rule; the lowest is best."""
     price = constants.late_price * max(memory.service_mean_s, constants.cold_start_s) / seen.slots
     allowed = (constants.late_share * memory.slack * memory.arrived).astype(np.float32)[:, None]
-    excess = np.maximum(memory.lates - allowed, 0.0)
-    per_request = (1.0 / (memory.arrived + 1.0)).astype(np.float32)[:, None]
-    return np.asarray(((memory.costs + np.float32(price) * excess) * per_request).sum(axis=0))
+    scores = memory.lates - allowed
+    np.maximum(scores, 0.0, out=scores)
+    scores *= price
+    scores += memory.costs
+    scores *= (1.0 / (memory.arrived + 1.0)).astype(np.float32)[:, None]
+    return np.asarray(np.add.reduce(scores))
 
 
 def correct(memory: Memory, seen: Seen, constants: Constants) -> None:

@@ -36,18 +36,26 @@ def enter_stages(memory: Memory, seen: Seen) -> None:
 def follow(memory: Memory, need: Floats, busy: bool, seen: Seen, dt_s: float, table: Rules, constants: Constants) -> Floats:
     """Set every rule's target by its need: up at once, down after its hold. Returns what targets would be without a ceiling."""
     target, below_s = memory.shadows[TARGET], memory.shadows[BELOW_S]
-    floor = np.float32(max(seen.least, 1 if busy else 0))
-    kept = np.where(seen.at_s - memory.last_active_s <= table.keep_s, np.maximum(table.keep, floor), floor)
+    floor, most = float(max(seen.least, 1 if busy else 0)), float(seen.most)
+    kept = np.maximum(table.keep, floor)
+    idle_s = seen.at_s - memory.last_active_s
+    if idle_s > table.shortest_keep_s:
+        kept[idle_s > table.keep_s] = floor
     wanted = need[table.need]
-    most = np.float32(seen.most)
-    free = np.maximum(np.ceil(wanted - np.float32(constants.up_slack + _ROUNDING)), kept)
-    up = np.minimum(free, most)
-    down = np.minimum(np.maximum(np.ceil(wanted - np.float32(_ROUNDING)), kept), most)
-    below_s += np.float32(dt_s)
-    below_s[down >= target] = 0.0
-    falls = (down < target) & (below_s >= table.hold_s)
-    np.maximum(target, up, out=target)
-    target[falls] = down[falls]
+    free = wanted - (constants.up_slack + _ROUNDING)
+    np.ceil(free, out=free)
+    np.maximum(free, kept, out=free)
+    down = wanted - _ROUNDING
+    np.ceil(down, out=down)
+    np.maximum(down, kept, out=down)
+    np.minimum(down, most, out=down)
+    below_s += dt_s
+    is_below = down < target
+    below_s[~is_below] = 0.0
+    falls = below_s >= table.hold_s
+    falls &= is_below
+    np.maximum(target, np.minimum(free, most), out=target)
+    np.copyto(target, down, where=falls)
     below_s[falls] = 0.0
     return np.asarray(np.maximum(free, target))
 
@@ -64,7 +72,7 @@ def live(memory: Memory, mean_load: float, seen: Seen, dt_s: float, constants: C
     recent = memory.recent_targets
     now = memory.stage % STAGES
     np.minimum(recent[now], target, out=recent[now])
-    ready = recent.min(axis=0)
+    ready = np.minimum.reduce(recent)
     # Taken back from draining: as good as never let go.
     back = np.minimum(np.maximum(target - ready, 0.0), draining)
     if back.any():
@@ -72,21 +80,33 @@ def live(memory: Memory, mean_load: float, seen: Seen, dt_s: float, constants: C
         ready += back
         np.maximum(recent, ready, out=recent)
     busy_share = min(1.0, mean_load / (slots * constants.draining_share))
-    draining += np.maximum(before - target, 0.0) * np.float32(busy_share)
-    draining *= np.float32(math.exp(-dt_s / (constants.drain_rounds * load.residual_service_s(memory))))
+    before -= target
+    np.maximum(before, 0.0, out=before)
+    before *= busy_share
+    draining += before
+    draining *= math.exp(-dt_s / (constants.drain_rounds * load.residual_service_s(memory)))
     pool[READY] = ready
-    served = (ready + np.float32(constants.draining_share) * draining) * np.float32(slots * dt_s)
-    np.maximum(lag + np.float32(mean_load * dt_s) - served, 0.0, out=lag)
-    paid = (ready + draining + np.float32(seen.billed_share) * (target - ready)) * np.float32(dt_s)
+    served = constants.draining_share * draining
+    served += ready
+    served *= slots * dt_s
+    lag += mean_load * dt_s
+    lag -= served
+    np.maximum(lag, 0.0, out=lag)
+    paid = ready + draining
+    target = target - ready
+    target *= seen.billed_share
+    paid += target
+    paid *= dt_s
     soon = _ready_within(memory, seen.target_wait_s, seen.lead_s)
-    return paid, lag > np.float32(seen.target_wait_s * slots) * soon
+    soon *= seen.target_wait_s * slots
+    return paid, lag > soon
 
 
 def _ready_within(memory: Memory, wait_s: float, lead_s: float) -> Floats:
     """Workers that will be ready by then if all goes on: those wanted long enough that less than the wait is left."""
     needed = max(1, min(STAGES, math.ceil((lead_s - wait_s) / memory.stage_s)))
     end = memory.stage % STAGES + 1
-    last = memory.recent_targets[max(end - needed, 0) : end].min(axis=0)
+    last: Floats = np.minimum.reduce(memory.recent_targets[max(end - needed, 0) : end])
     if needed > end:  # it began before the first row
-        np.minimum(last, memory.recent_targets[end - needed :].min(axis=0), out=last)
-    return np.asarray(last)
+        np.minimum(last, np.minimum.reduce(memory.recent_targets[end - needed :]), out=last)
+    return last

@@ -60,8 +60,11 @@ def _opinion(
     targets = memory.shadows[TARGET]
     scores = score.of_each(memory, seen, constants)
     best = int(scores.argmin())
-    weights = np.exp(-constants.sharpness * (scores / max(float(scores[best]), 1e-9) - 1.0))
-    weights /= weights.sum()
+    weights = scores / max(float(scores[best]), 1e-9)
+    weights -= 1.0
+    weights *= -constants.sharpness
+    np.exp(weights, out=weights)
+    weights /= np.add.reduce(weights)
     asked = float(np.dot(weights, targets))
     if asked > seen.most - constants.rounding:
         asked = float(np.dot(weights, free))  # so that it can be told what the ceiling keeps away
@@ -87,8 +90,8 @@ def _opinion(
         load_slots=mean_load,
         rule=table.names[best],
         share=float(weights[best]),
-        low=int(some.min()) if len(some) else hot,
-        high=int(some.max()) if len(some) else hot,
+        low=int(np.minimum.reduce(some)) if len(some) else hot,
+        high=int(np.maximum.reduce(some)) if len(some) else hot,
         because=because,
         slack=memory.slack,
     )
