@@ -70,7 +70,9 @@ def _usual(scene: Scene) -> _Usual | None:
     perf = capacity.reference_perf(state, roster.hot)
     if perf is None:
         return None
-    known = [slots for worker in roster.hot if (slots := worker.slots) > 0]
+    known = [worker.slots for worker in roster.hot]
+    if min(known, default=0) <= 0:
+        known = [slots for slots in known if slots > 0]
     known = known or [group.slots for group in state.groups.values() if group.slots > 0]
     slots = max(1, round(sum(known) / len(known))) if known else 1
     resting = bool(roster.kept_cold)

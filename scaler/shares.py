@@ -51,8 +51,8 @@ class Shares:
             for here, due in zip(claimants, divided(claims, float(wanted)), strict=True):
                 self._due[here.spec.id] = due
         average, has = self.average, dict.fromkeys(standings, 0.0)
-        for worker, perf in zip(workers, perfs, strict=True):
-            has[worker.group_id] = has.get(worker.group_id, 0.0) + (perf or average)
+        for group_id, perf in zip([worker.group_id for worker in workers], perfs, strict=True):
+            has[group_id] = has.get(group_id, 0.0) + (perf or average)
         self._has = {group_id: units_per_s / average for group_id, units_per_s in has.items()}
 
     # --- what is due ---

@@ -53,23 +53,17 @@ def present(state: EndpointState, now: float, policy: Policy) -> Present:
             waiting += 1
             waiting_units += router.mark_units
             oldest_wait_s = max(oldest_wait_s, now - router.marked_at)
-    inflight, queued, queued_units, oldest_queued_s = 0, 0, 0.0, 0.0
     lost = Liveness.LOST
-    for worker in state.workers.values():
-        if worker.state in _SERVING and worker.liveness is not lost:
-            inflight += worker.inflight
-            if worker.queued:
-                queued += worker.queued
-                queued_units += worker.load_units * worker.queued / (worker.inflight + worker.queued)
-            oldest_queued_s = max(oldest_queued_s, worker.oldest_queued_s)
+    serving = [worker for worker in state.workers.values() if worker.state in _SERVING and worker.liveness is not lost]
+    queueing = [worker for worker in serving if worker.queued]
     return Present(
         waiting=waiting,
         waiting_units=waiting_units,
         oldest_wait_s=oldest_wait_s,
-        inflight=inflight,
-        queued=queued,
-        queued_units=queued_units,
-        oldest_queued_s=oldest_queued_s,
+        inflight=sum([worker.inflight for worker in serving]),
+        queued=sum([worker.queued for worker in queueing]),
+        queued_units=sum([w.load_units * w.queued / (w.inflight + w.queued) for w in queueing], start=0.0),
+        oldest_queued_s=max([worker.oldest_queued_s for worker in serving], default=0.0),
         reserved_units=reserved,
     )
 

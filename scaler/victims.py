@@ -6,6 +6,7 @@ longest idle.
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from heapq import heapify, heappop
@@ -13,7 +14,6 @@ from heapq import heapify, heappop
 from schemas.ids import GroupId, WorkerId
 from schemas.states import COMING, WorkerState
 
-from . import cost
 from .groups import Standing
 from .shares import Shares
 from .types import WorkerFact
@@ -69,12 +69,12 @@ def _turn(first: _Entry, shares: Shares) -> tuple[int, _Entry]:
 
 def _heap(row: Iterable[WorkerFact], how_far: int, here: Standing | None) -> list[_Entry]:
     """Workers of one group by the rest of the order."""
-    perf, helps = (here.perf, -here.spec.tier) if here is not None else (None, 0)
-    price, is_coming = cost.usd_per_unit, how_far < 2
+    tier, perf = (here.spec.tier, here.perf or math.inf) if here is not None else (0, math.inf)
+    is_coming = how_far < 2
     heap = [
         (
-            helps,
-            -price(worker.usd_per_hour, worker.perf or perf),
+            -tier,
+            -worker.usd_per_hour / (worker.perf or perf),  # its start is paid; what cannot be told costs nothing
             -worker.launched_at if is_coming else worker.busy_at,
             worker.perf,
             worker.worker_id,

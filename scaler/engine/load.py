@@ -38,37 +38,34 @@ def take_in(memory: Memory, seen: Seen, constants: Constants) -> float:
     return load
 
 
-def levels(memory: Memory, seen: Seen) -> Wide:
+def levels(memory: Memory, seen: Seen) -> list[float]:
     """Forecasts, then averages, in slots."""
     staying = Pool(memory.departures, memory.present).still_there(seen.at_s, seen.lead_s) if seen.costs_known else 0.0
-    return np.concatenate((memory.flows + staying, memory.averages))
+    return [*[flow + staying for flow in memory.flows.tolist()], *memory.averages.tolist()]
 
 
-def learn(memory: Memory, load: float, now: Wide, seen: Seen, dt_s: float, constants: Constants) -> None:
+def learn(memory: Memory, load: float, now: list[float], seen: Seen, dt_s: float, constants: Constants) -> None:
     """How wrong the levels of a lead ago were, and how long requests take; `now` are the present levels, for later."""
     _remember_services(memory, seen)
-    forecast = memory.past_levels[(memory.stage + 1) % STAGES]
+    forecasts = memory.past_levels[(memory.stage + 1) % STAGES].tolist()
     keep = math.exp(-dt_s / constants.surprise_memory_s)
-    memory.surprise = memory.surprise * keep + (load - forecast) ** 2 * dt_s
-    memory.surprise_weight = memory.surprise_weight * keep + np.maximum(forecast, 0.5) * dt_s
+    errors = zip(memory.surprise.tolist(), [load - forecast for forecast in forecasts], strict=True)
+    memory.surprise[:] = [before * keep + error * error * dt_s for before, error in errors]
+    weights = zip(memory.surprise_weight.tolist(), forecasts, strict=True)
+    memory.surprise_weight[:] = [before * keep + max(forecast, 0.5) * dt_s for before, forecast in weights]
     memory.past_levels[memory.stage % STAGES] = now
 
 
-def needs(memory: Memory, now: Wide, slots: int, table: rules.Rules, constants: Constants) -> NDArray[np.float32]:
+def needs(memory: Memory, now: list[float], slots: int, table: rules.Rules, constants: Constants) -> NDArray[np.float32]:
     """Workers that each kind of rule would have, before rounding: levels x margins, then peaks x shares."""
-    spread = np.sqrt(np.maximum(now, constants.surprise_floor) * (memory.surprise / memory.surprise_weight))
-    levels, margins, peaks, shares = len(now), len(table.margins), len(memory.peaks), len(table.peak_shares)
-    need = np.empty(levels * margins + peaks * shares)
-    by_level, by_peak = need[: levels * margins].reshape(levels, margins), need[levels * margins :].reshape(peaks, shares)
-    np.multiply(spread[:, None], table.margins, out=by_level)
-    by_level += now[:, None]
-    if min(now.tolist()) < constants.asleep_slots:
-        by_level[now < constants.asleep_slots] = 0.0  # a margin for what may come needs somebody to have come
-    np.multiply(memory.peaks[:, None], table.peak_shares, out=by_peak)
-    if min(memory.peaks.tolist()) * table.least_share < constants.asleep_slots:
-        by_peak[by_peak < constants.asleep_slots] = 0.0
-    need /= slots
-    return need.astype(np.float32)
+    asleep, least, need = constants.asleep_slots, constants.surprise_floor, []
+    for level, error, weight in zip(now, memory.surprise.tolist(), memory.surprise_weight.tolist(), strict=True):
+        spread = math.sqrt(max(level, least) * (error / weight))
+        # A margin for what may come needs somebody to have come.
+        need += [(level + margin * spread) / slots if level >= asleep else 0.0 for margin in table.margins]
+    for peak in memory.peaks.tolist():
+        need += [peak * share / slots if peak * share >= asleep else 0.0 for share in table.peak_shares]
+    return np.array(need, dtype=np.float32)
 
 
 def residual_service_s(memory: Memory) -> float:

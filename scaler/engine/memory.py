@@ -172,7 +172,7 @@ def pack(memory: Memory, constants: Constants) -> bytes:
     """All of it; `unpack` gives it back bit for bit."""
     layout = _layout(constants)
     scalars = msgspec.msgpack.encode([getattr(memory, name) for name in layout.scalars])
-    return b"".join((layout.head, scalars, *[getattr(memory, place.name).tobytes() for place in layout.arrays]))
+    return b"".join((layout.head, scalars, *[getattr(memory, place.name) for place in layout.arrays]))
 
 
 def unpack(data: bytes, constants: Constants) -> Memory | None:

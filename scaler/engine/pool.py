@@ -28,10 +28,9 @@ def use(memory: Memory, hot: int, at_s: float, most: int, constants: Constants) 
     _widen(memory, most)
     memory.pool_uses *= np.float32(0.5 ** (max(0.0, at_s - memory.pool_at_s) / constants.pool_half_life_s))
     before, now = _level(memory, memory.pool_hot), _level(memory, hot)
-    memory.pool_used_s[:before] = at_s  # in use until now
     if now > before:
         memory.pool_uses[before:now] += 1.0
-    memory.pool_used_s[:now] = at_s
+    memory.pool_used_s[: max(before, now)] = at_s  # in use until now, or from now on
     memory.pool_hot = hot
     memory.pool_at_s = at_s
 
@@ -48,10 +47,9 @@ def _kept_s(memory: Memory, at_s: float, storage_share: float, constants: Consta
     """How long after its last use each level is kept."""
     age_s = max(at_s - memory.began_s, _DAY_S)
     memory_days = constants.pool_half_life_s / log(2) * (1 - 0.5 ** (age_s / constants.pool_half_life_s)) / _DAY_S
-    per_day = np.maximum(memory.pool_uses / np.float32(memory_days), np.float32(constants.pool_least_uses_per_day))
-    kept_s = np.float32(constants.creation_worth_s / max(storage_share, 1e-3)) * per_day
-    at_least = np.maximum(kept_s, np.float32(constants.pool_kept_least_s))
-    return np.asarray(np.minimum(at_least, np.float32(constants.pool_kept_most_s)))
+    per_day = np.maximum(memory.pool_uses / memory_days, constants.pool_least_uses_per_day)
+    kept_s = constants.creation_worth_s / max(storage_share, 1e-3) * per_day
+    return np.asarray(np.minimum(np.maximum(kept_s, constants.pool_kept_least_s), constants.pool_kept_most_s))
 
 
 def _level(memory: Memory, workers: int) -> int:

@@ -24,6 +24,10 @@ from .constants import Constants
 
 Floats = NDArray[np.float32]
 
+#: Needs are 32-bit numbers: one that is a whole number but for its last bits is that number.
+_ROUNDING = 1e-4
+_NO_TIME_S = 1e-9
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Rules:
@@ -31,13 +35,13 @@ class Rules:
 
     names: tuple[str, ...]
     need: NDArray[np.intp]  #: which of the needs (levels x margins, then peaks x shares) the rule follows
-    hold_s: Floats
+    slacks: Floats  #: by how much a need may exceed a whole number of workers: on the way up, on the way down
+    hold_s: Floats  #: above 0: who is not below its target is never past its hold
     keep: Floats  #: workers kept ...
     keep_s: Floats  #: ... for so long after the last activity
     shortest_keep_s: float
-    margins: Floats
-    peak_shares: Floats
-    least_share: float
+    margins: tuple[float, ...]
+    peak_shares: tuple[float, ...]
     prior: int  #: the rule to follow before there is anything to compare
 
     def __len__(self) -> int:
@@ -70,12 +74,12 @@ def table(constants: Constants) -> Rules:
     return Rules(
         names=tuple(names),
         need=np.array(needs, dtype=np.intp),
-        hold_s=np.array(holds, dtype=np.float32),
+        slacks=np.array([[c.up_slack + _ROUNDING], [_ROUNDING]], dtype=np.float32),
+        hold_s=np.maximum(np.array(holds, dtype=np.float32), np.float32(_NO_TIME_S)),
         keep=np.array(keeps, dtype=np.float32),
         keep_s=np.array(keep_times, dtype=np.float32),
         shortest_keep_s=min(c.keeps_s, default=math.inf),
-        margins=np.array(c.margins, dtype=np.float32),
-        peak_shares=np.array(c.peak_shares, dtype=np.float32),
-        least_share=float(np.float32(min(c.peak_shares))),
+        margins=tuple([float(np.float32(margin)) for margin in c.margins]),
+        peak_shares=tuple([float(np.float32(share)) for share in c.peak_shares]),
         prior=prior,
     )

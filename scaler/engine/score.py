@@ -23,26 +23,31 @@ Floats = NDArray[np.float32]
 def remember(
     memory: Memory, paid: Floats, is_late: NDArray[np.bool_], arrivals: float, dt_s: float, constants: Constants
 ) -> None:
-    keep = np.array([0.5 ** (dt_s / half_life_s) for half_life_s in constants.half_lives_s])
-    narrow = keep.astype(np.float32)[:, None]
-    memory.costs *= narrow
+    keep = [0.5 ** (dt_s / half_life_s) for half_life_s in constants.half_lives_s]
+    keep_each = _column(keep)
+    memory.costs *= keep_each
     memory.costs += paid
-    memory.lates *= narrow
+    memory.lates *= keep_each
     if arrivals:
         memory.lates += is_late * np.float32(arrivals)
-    memory.arrived = memory.arrived * keep + arrivals
+    memory.arrived[:] = [before * kept + arrivals for before, kept in zip(memory.arrived.tolist(), keep, strict=True)]
 
 
 def of_each(memory: Memory, seen: Seen, constants: Constants) -> Floats:
     """The score of every rule; the lowest is best."""
     price = constants.late_price * max(memory.service_mean_s, constants.cold_start_s) / seen.slots
-    allowed = (constants.late_share * memory.slack * memory.arrived).astype(np.float32)[:, None]
-    scores = memory.lates - allowed
+    arrived = memory.arrived.tolist()
+    share = constants.late_share * memory.slack
+    scores = memory.lates - _column([share * count for count in arrived])
     np.maximum(scores, 0.0, out=scores)
     scores *= price
     scores += memory.costs
-    scores *= (1.0 / (memory.arrived + 1.0)).astype(np.float32)[:, None]
+    scores *= _column([1.0 / (count + 1.0) for count in arrived])  # per request
     return np.asarray(np.add.reduce(scores))
+
+
+def _column(of_horizons: list[float]) -> Floats:
+    return np.array(of_horizons, dtype=np.float32)[:, None]
 
 
 def correct(memory: Memory, seen: Seen, constants: Constants) -> None:

@@ -33,59 +33,51 @@ def enter_stages(memory: Memory, seen: Seen) -> None:
     memory.stage = max(stage, memory.stage)
 
 
-def follow(memory: Memory, need: Floats, busy: bool, seen: Seen, dt_s: float, table: Rules, constants: Constants) -> Floats:
-    """Set every rule's target by its need: up at once, down after its hold. Returns what targets would be without a ceiling."""
+def follow(memory: Memory, need: Floats, busy: bool, seen: Seen, dt_s: float, table: Rules) -> Floats:
+    """Set every rule's target by its need: up at once, down after its hold. Returns the targets that were due at once, had there been
+    no ceiling.
+    """
     target, below_s = memory.shadows[TARGET], memory.shadows[BELOW_S]
     floor, most = float(max(seen.least, 1 if busy else 0)), float(seen.most)
     kept = np.maximum(table.keep, floor)
     idle_s = seen.at_s - memory.last_active_s
     if idle_s > table.shortest_keep_s:
         kept[idle_s > table.keep_s] = floor
-    wanted = need[table.need]
-    free = wanted - (constants.up_slack + _ROUNDING)
-    np.ceil(free, out=free)
+    whole = need - table.slacks  # a row for up, a row for down
+    np.ceil(whole, out=whole)
+    free = whole.take(table.need, axis=1)
     np.maximum(free, kept, out=free)
-    down = wanted - _ROUNDING
-    np.ceil(down, out=down)
-    np.maximum(down, kept, out=down)
-    np.minimum(down, most, out=down)
+    up, down = np.minimum(free, most)
     below_s += dt_s
-    is_below = down < target
-    below_s[~is_below] = 0.0
+    below_s[down >= target] = 0.0
     falls = below_s >= table.hold_s
-    falls &= is_below
-    np.maximum(target, np.minimum(free, most), out=target)
+    np.maximum(target, up, out=target)
     np.copyto(target, down, where=falls)
     below_s[falls] = 0.0
-    return np.asarray(np.maximum(free, target))
-
-
-#: Needs are 32-bit numbers: one that is a whole number but for its last bits is that number.
-_ROUNDING = 1e-4
+    return np.asarray(free[0])
 
 
 def live(memory: Memory, mean_load: float, seen: Seen, dt_s: float, constants: Constants) -> tuple[Floats, NDArray[np.bool_]]:
     """Let time pass in every shadow; returns (worker-seconds paid for, is a request that came just now late)."""
     pool, slots = memory.shadows, seen.slots
     target, draining, lag = pool[TARGET], pool[DRAINING], pool[LAG]
-    before = pool[READY].copy()
     recent = memory.recent_targets
     now = memory.stage % STAGES
     np.minimum(recent[now], target, out=recent[now])
-    ready = np.minimum.reduce(recent)
+    released = pool[READY] - target
+    ready = np.minimum.reduce(recent, out=pool[READY])
+    coming = target - ready
     # Taken back from draining: as good as never let go.
-    back = np.minimum(np.maximum(target - ready, 0.0), draining)
-    if back.any():
+    back = np.minimum(coming, draining)
+    if np.count_nonzero(back):
         draining -= back
         ready += back
         np.maximum(recent, ready, out=recent)
-    busy_share = min(1.0, mean_load / (slots * constants.draining_share))
-    before -= target
-    np.maximum(before, 0.0, out=before)
-    before *= busy_share
-    draining += before
+        np.subtract(target, ready, out=coming)
+    np.maximum(released, 0.0, out=released)
+    released *= min(1.0, mean_load / (slots * constants.draining_share))  # the others are idle and gone at once
+    draining += released
     draining *= math.exp(-dt_s / (constants.drain_rounds * load.residual_service_s(memory)))
-    pool[READY] = ready
     served = constants.draining_share * draining
     served += ready
     served *= slots * dt_s
@@ -93,9 +85,8 @@ def live(memory: Memory, mean_load: float, seen: Seen, dt_s: float, constants: C
     lag -= served
     np.maximum(lag, 0.0, out=lag)
     paid = ready + draining
-    target = target - ready
-    target *= seen.billed_share
-    paid += target
+    coming *= seen.billed_share
+    paid += coming
     paid *= dt_s
     soon = _ready_within(memory, seen.target_wait_s, seen.lead_s)
     soon *= seen.target_wait_s * slots

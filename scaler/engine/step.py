@@ -42,7 +42,7 @@ def step(memory: Memory, seen: Seen, constants: Constants = DEFAULT, *, used_up:
     shadows.enter_stages(memory, seen)
     levels = load.levels(memory, seen)
     need = load.needs(memory, levels, seen.slots, table, constants)
-    free = shadows.follow(memory, need, busy, seen, dt_s, table, constants)
+    free = shadows.follow(memory, need, busy, seen, dt_s, table)
     opinion = _opinion(memory, seen, mean_load, free, table, constants)
     memory.hot = opinion.hot
     load.learn(memory, mean_load, levels, seen, dt_s, constants)
@@ -56,7 +56,7 @@ def step(memory: Memory, seen: Seen, constants: Constants = DEFAULT, *, used_up:
 def _opinion(
     memory: Memory, seen: Seen, mean_load: float, free: NDArray[np.float32], table: rules.Rules, constants: Constants
 ) -> Opinion:
-    """`free`: the rules' targets, had there been no ceiling."""
+    """`free`: the rules' targets that were due at once, had there been no ceiling."""
     targets = memory.shadows[TARGET]
     scores = score.of_each(memory, seen, constants)
     best = int(scores.argmin())
@@ -67,7 +67,7 @@ def _opinion(
     weights /= np.add.reduce(weights)
     asked = float(np.dot(weights, targets))
     if asked > seen.most - constants.rounding:
-        asked = float(np.dot(weights, free))  # so that it can be told what the ceiling keeps away
+        asked = float(np.dot(weights, np.maximum(free, targets)))  # so that it can be told what the ceiling keeps away
     hot, because = _rounded(asked, memory.hot, constants), "rules"
     age_s = seen.at_s - memory.began_s
     if age_s <= constants.follow_prior_s:
