@@ -40,6 +40,7 @@ RETRY_S = 1.0
 #: Clients that were cut off by our crash ask again within this time.
 RETURN_S = 10.0
 LAST_MARKS_S = 1.0
+LAST_WORDS_S = 1.0
 
 
 class Reporter:
@@ -92,7 +93,16 @@ class Reporter:
     # --- to the scaler ---
 
     async def report(self) -> None:
-        """Say demand until cancelled."""
+        """Say demand until cancelled; then take leave, so that the silence is no riddle."""
+        try:
+            await self._report()
+        finally:
+            with contextlib.suppress(BusError, TimeoutError):
+                async with asyncio.timeout(LAST_WORDS_S):
+                    for desk in [desk for desk in map(self._board.desks.get, self._said) if desk is not None]:
+                        await self._say(desk, leaving=True)
+
+    async def _report(self) -> None:
         next_round = self._monotonic() + REPORT_EVERY_S
         while True:
             try:
@@ -111,12 +121,12 @@ class Reporter:
             for endpoint_id in self._said.keys() - self._board.desks.keys():
                 del self._said[endpoint_id]
 
-    async def _say(self, desk: Desk) -> None:
+    async def _say(self, desk: Desk, *, leaving: bool = False) -> None:
         now = self._monotonic()
-        report = self.report_of(desk)
+        report = msgspec.structs.replace(self.report_of(desk), leaving=leaving)
         news = (report.arrivals_total, report.routed_total, report.refused_total, report.waiting, report.failed_workers)
         said_at, before = self._said.get(desk.id, (float("-inf"), None))
-        if news == before and not report.waiting and now > said_at + REPEAT_FOR_S:
+        if news == before and not report.waiting and not leaving and now > said_at + REPEAT_FOR_S:
             return
         if news != before:
             self._said[desk.id] = (now, news)

@@ -18,7 +18,7 @@ from schemas.ids import GroupId, command_id, endpoint_token, worker_id_for
 from schemas.reasons import Why
 from schemas.states import EndpointState as Activity
 
-from . import ensemble, groups, limits, reactive, traffic
+from . import ensemble, groups, hearing, limits, reactive
 from .book import Draft
 from .plan import Planner
 from .roster import Roster
@@ -49,7 +49,7 @@ def decide(state: EndpointState, policy: Policy, now: float) -> Decision:
         return _hold(scene, Why.NO_DATA, "the endpoint's settings are not known yet")
     if state.telemetry in _NOT_NOW:
         return _hold(scene, *_NOT_NOW[state.telemetry])
-    if traffic.is_unheard(state, policy, now):
+    if hearing.is_unheard(state, policy, now):
         return _hold(scene, Why.NO_DATA, "listening since a moment only; nothing is changed before routers were heard")
     planner = Planner(scene)
     planner.finish_drains()

@@ -12,7 +12,7 @@ from schemas import sizes
 from schemas.events import InputRead
 from schemas.reasons import Why
 
-from . import capacity, learning, limits, reactive, window
+from . import capacity, hearing, learning, limits, reactive, window
 from .engine import memory, pool, worth
 from .engine.constants import DEFAULT
 from .engine.memory import Memory
@@ -103,14 +103,15 @@ def _seen(scene: Scene, usual: _Usual, mind: Memory) -> Seen:
     now, here, fresh = scene.now, scene.here, scene.state.demand.fresh
     dt_s = now - mind.at_s
     is_new = mind.at_s == mind.began_s
-    if not is_new:
+    is_complete = hearing.is_complete(scene.state, scene.policy, now)
+    if is_complete and not is_new:
         worth.remember(mind, fresh.units, fresh.served_units, fresh.busy_workers_s, dt_s, DEFAULT)
     per_unit_s = worth.service_s_per_unit(mind, usual.perf, usual.slots, DEFAULT)
     return Seen(
         at_s=now,
         arrivals=_all_here(scene, per_unit_s) if is_new else _arrivals(scene, per_unit_s),
         present=float(here.requests) if is_new else fresh.present_s / dt_s,
-        costs_known=mind.arrived_units > 0 or not mind.busy_s,
+        costs_known=is_complete and (mind.arrived_units > 0 or not mind.busy_s),
         waiting=here.waiting + here.queued,
         serving=here.inflight,
         hot=len(scene.roster.hot),
@@ -202,9 +203,13 @@ def _inputs(scene: Scene, usual: _Usual, opinion: Opinion, seen: Seen) -> tuple[
     beats = [at for worker in roster.hot if (at := worker.beat_at) is not None]
     beat_age_s = now - min(beats) if beats else None
     since_s = now - state.demand.fresh.since_at if state.demand.fresh.since_at else None
+    arrivals = None if scene.lost else sum(group.count for group in seen.arrivals)
+    load_age_s = router_age_s if seen.costs_known else beat_age_s
+    silent_s = max([now - state.routers[name].seen_at for name in scene.lost], default=None)
+    silent = (InputRead(name="silent_routers", value=float(len(scene.lost)), age_s=silent_s, unit="routers"),)
     return (
-        InputRead(name="arrivals", value=sum(group.count for group in seen.arrivals), age_s=since_s, unit="requests"),
-        InputRead(name="load", value=opinion.load_slots if state.routers else None, age_s=router_age_s, unit="slots"),
+        InputRead(name="arrivals", value=arrivals, age_s=since_s, unit="requests"),
+        InputRead(name="load", value=opinion.load_slots if state.routers else None, age_s=load_age_s, unit="slots"),
         InputRead(name="perf", value=usual.perf, age_s=beat_age_s, unit="units/s per worker"),
         InputRead(name="slots", value=float(usual.slots), age_s=beat_age_s, unit="per worker"),
         InputRead(name="waiting", value=float(here.waiting), age_s=router_age_s, unit="requests"),
@@ -216,4 +221,5 @@ def _inputs(scene: Scene, usual: _Usual, opinion: Opinion, seen: Seen) -> tuple[
         InputRead(name="ready", value=float(len(roster.serving)), age_s=beat_age_s, unit="workers"),
         InputRead(name="coming", value=float(len(roster.coming)), unit="workers"),
         InputRead(name="lead", value=seen.lead_s, unit="s"),
+        *(silent if scene.lost else ()),
     )

@@ -92,6 +92,8 @@ def merged(fact: WorkerFact) -> WorkerState:
     """The one word for all we know of it."""
     if fact.intent is not None:
         return _BY_INTENT[fact.intent.op]
+    if fact.instance_state == "creating" and fact.failure is not None:
+        return WorkerState.ERROR  # the provider promised it and nothing came: its time is up
     if fact.instance_state in _BY_INSTANCE:
         return _BY_INSTANCE[fact.instance_state]
     if fact.failure is not None or fact.liveness is Liveness.LOST:

@@ -1,6 +1,6 @@
 """The user's settings are law. Each limit is a plain function Want -> Want; one that changes a number says so in the sentence.
 
-Order, weakest first, so that the later word wins: the endpoint's rest (idle), floors (in flight, never zero, min_load,
+Order, weakest first, so that the later word wins: the endpoint's rest (idle), floors (in flight, unheard, never zero, min_load,
 schedule and override floors), one for each weighted group, the cold pool's floors, override ceiling, max_workers.
 """
 
@@ -27,7 +27,18 @@ _UNDER_WAY = frozenset({WorkerState.LOADING, WorkerState.MODEL_LOADING, WorkerSt
 
 def apply(wanted: Want, scene: Scene) -> Want:
     """The wish within the law."""
-    for limit in (_rest, _present, _min_load, _schedule, _override_up, _each_group, _cold_pool, _override_down, _max_workers):
+    for limit in (
+        _rest,
+        _present,
+        _unheard,
+        _min_load,
+        _schedule,
+        _override_up,
+        _each_group,
+        _cold_pool,
+        _override_down,
+        _max_workers,
+    ):
         wanted = limit(wanted, scene)
     return wanted
 
@@ -81,6 +92,19 @@ def _present(wanted: Want, scene: Scene) -> Want:
     if scene.here.requests:
         return _at_least(wanted, 1, Why.DEMAND_WAITING, "requests are here: at least 1")
     return wanted
+
+
+def _unheard(wanted: Want, scene: Scene) -> Want:
+    """No data is not zero: while a router is lost nobody is let go, hot or cold."""
+    routers = scene.state.routers
+    recent = [name for name in scene.lost if scene.now - routers[name].seen_at <= scene.policy.router_lost_s]
+    if not recent:
+        return wanted
+    hot = len(scene.roster.hot)
+    wanted = _replace(wanted, total=max(wanted.total, hot + len(scene.roster.kept_cold)))
+    silent_s = scene.now - routers[recent[0]].seen_at
+    text = f"router {recent[0]} fell silent {silent_s:.0f} s ago in the middle of traffic: nobody is let go"
+    return _at_least(wanted, hot, Why.NO_DATA, text)
 
 
 def _min_load(wanted: Want, scene: Scene) -> Want:

@@ -284,8 +284,8 @@ class Planner:
                     return  # who is on its way comes first, so whoever follows is ready and no slower
                 idle_is_kept = idle_is_kept or not victims.is_busy(worker)
                 continue
+            surplus -= weighs  # one that is needed on disk becomes ready first, and then the idle go
             if self._release(worker, wanted):
-                surplus -= weighs
                 shares.loses(worker)
                 capacity_left -= perf
 

@@ -7,7 +7,7 @@ from functools import cached_property
 from schemas.ids import GroupId
 from schemas.records import ScalingSettings
 
-from . import groups, traffic
+from . import groups, hearing, traffic
 from .roster import Roster
 from .types import EndpointState, Policy
 
@@ -25,6 +25,11 @@ class Scene:
     def here(self) -> traffic.Present:
         """Requests that are here now."""
         return traffic.present(self.state, self.now, self.policy)
+
+    @cached_property
+    def lost(self) -> list[str]:
+        """Routers that fell silent in the middle of traffic."""
+        return hearing.lost(self.state, self.policy, self.now)
 
     @cached_property
     def standings(self) -> dict[GroupId, groups.Standing]:

@@ -75,7 +75,7 @@ def apply(state: EndpointState, observation: Observation, policy: Policy = STAND
         case HeartbeatSeen():
             return _heartbeat(state, observation, at, policy)
         case DemandSeen():
-            return traffic.reported(state, observation.report, at)
+            return traffic.reported(state, observation.report, at, policy)
         case Ticked():
             return ageing.passed(state, at, policy)
         case DecisionTaken():

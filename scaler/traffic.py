@@ -10,7 +10,7 @@ from schemas.records import DemandMark
 from schemas.signals import DemandReport
 from schemas.states import WorkerState
 
-from . import window
+from . import hearing, window
 from .types import EndpointState, Fresh, Liveness, Policy, RouterFact, WorkerFact
 
 _replace = msgspec.structs.replace
@@ -18,8 +18,6 @@ _replace = msgspec.structs.replace
 _SERVING = frozenset({WorkerState.READY, WorkerState.DRAINING})
 _JUST_NOW_S = 2.0
 _MOST_ROUTERS = 32
-#: A router that reported to the leader before may be gone; it is not waited for any longer.
-_PATIENCE_S = 3.0
 
 
 class Present(msgspec.Struct, frozen=True):
@@ -68,13 +66,17 @@ def present(state: EndpointState, now: float, policy: Policy) -> Present:
     )
 
 
-def reported(state: EndpointState, report: DemandReport, at: float) -> EndpointState:
+def reported(state: EndpointState, report: DemandReport, at: float, policy: Policy) -> EndpointState:
     """The state after a router's report. Of a router that was never heard before only the gauges count: nobody knows since
     when its totals run.
     """
     known = state.routers.get(report.router)
     if known is not None and known.boot == report.boot and report.seq <= known.seq:
         return state
+    demand = state.demand
+    was_lost = known is not None and hearing.is_lost(known, policy, at)
+    # So long decisions were made without it; what came to it in that time did not come just now.
+    missed_s = max(demand.fresh.since_at - known.seen_at, 0.0) if was_lost and known is not None else 0.0
     router = RouterFact(
         boot=report.boot,
         seq=report.seq,
@@ -90,8 +92,9 @@ def reported(state: EndpointState, report: DemandReport, at: float) -> EndpointS
         late_total=report.late_total + report.refused_total,
         marked_at=None if known is None else known.marked_at,
         mark_units=0.0 if known is None else known.mark_units,
+        quiet=hearing.is_quiet(report, known),
+        back_at=at if missed_s > policy.router_fresh_s else 0.0 if known is None else known.back_at,
     )
-    demand = state.demand
     before = known
     if known is not None and known.boot and known.boot != report.boot:
         before = RouterFact(boot=report.boot)  # it began anew while we listened
@@ -99,11 +102,12 @@ def reported(state: EndpointState, report: DemandReport, at: float) -> EndpointS
     if before is not None and before.boot == report.boot:
         arrivals = max(report.arrivals_total - before.arrivals_total, 0)
         units = max(report.arrived_units_total - before.arrived_units_total, 0.0)
-        demand = _replace(demand, fresh=_with_report(demand.fresh, before, router))
+        recent = 1.0 if known is None or missed_s <= 0 else 1.0 - missed_s / (at - known.seen_at)
+        demand = _replace(demand, fresh=_with_report(demand.fresh, before, router, recent))
     if arrivals > 0:
         # A router with news says so within a second, so what is new came just now, unless we could not hear it.
         begin_at = at
-        if known is not None and (at - known.seen_at < _JUST_NOW_S or known.seen_at < state.telemetry_at):
+        if known is not None and (was_lost or at - known.seen_at < _JUST_NOW_S or known.seen_at < state.telemetry_at):
             begin_at = known.seen_at
         demand = _replace(
             demand,
@@ -115,30 +119,20 @@ def reported(state: EndpointState, report: DemandReport, at: float) -> EndpointS
     return _replace(state, routers={**state.routers, report.router: router}, demand=demand)
 
 
-def _with_report(fresh: Fresh, before: RouterFact, now: RouterFact) -> Fresh:
-    """`before` is of the same boot."""
+def _with_report(fresh: Fresh, before: RouterFact, now: RouterFact, recent: float) -> Fresh:
+    """`before` is of the same boot. `recent`: the share of the arrivals that came since the engine last looked."""
     sizes = fresh.sizes
     if now.sizes != before.sizes:
-        news = {size: count - before.sizes.get(size, 0) for size, count in now.sizes.items()}
+        news = {size: round((count - before.sizes.get(size, 0)) * recent) for size, count in now.sizes.items()}
         sizes = {size: sizes.get(size, 0) + max(news.get(size, 0), 0) for size in sorted(sizes.keys() | news.keys())}
     return _replace(
         fresh,
         sizes={size: count for size, count in sizes.items() if count},
-        arrivals=fresh.arrivals + max(now.arrivals_total - before.arrivals_total, 0),
-        units=fresh.units + max(now.arrived_units_total - before.arrived_units_total, 0.0),
+        arrivals=fresh.arrivals + max(round((now.arrivals_total - before.arrivals_total) * recent), 0),
+        units=fresh.units + max((now.arrived_units_total - before.arrived_units_total) * recent, 0.0),
         ended=fresh.ended + max(now.ended_total - before.ended_total, 0),
         late=fresh.late + max(now.late_total - before.late_total, 0),
     )
-
-
-def is_unheard(state: EndpointState, policy: Policy, now: float) -> bool:
-    """Whether routers that reported when demand was last looked at have not spoken since we listen again. What they say first is about
-    all the time that we did not hear: a decision before would take that time as quiet, and the next one would take it as a burst.
-    """
-    looked_at = state.demand.fresh.since_at
-    if not looked_at < state.telemetry_at or now - state.telemetry_at >= _PATIENCE_S:
-        return False
-    return any(looked_at - policy.router_fresh_s <= router.seen_at < state.telemetry_at for router in state.routers.values())
 
 
 def forgotten(router: RouterFact) -> RouterFact:

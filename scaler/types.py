@@ -178,6 +178,8 @@ class RouterFact(Value, frozen=True, kw_only=True):
     late_total: int = 0  #: of these, late or given up
     marked_at: float | None = None  #: durable mark: somebody waits since then
     mark_units: float = 0.0
+    quiet: bool = True  #: its silence would be no riddle (`hearing`)
+    back_at: float = 0.0  #: when it was heard again after decisions were made without it
 
 
 class Window(Value, frozen=True, kw_only=True):
@@ -315,6 +317,9 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     calm_window_s: float = 300.0  #: and over this too for going down
     router_fresh_s: float = 5.0  #: a router's gauges count for this long
     mark_fresh_s: float = 900.0  #: a durable demand mark counts for this long
+    router_lost_s: float = 120.0  #: nobody is let go for this long after a router fell silent in the middle of traffic ...
+    router_gone_s: float = 3600.0  #: ... and after this long it is taken to have ended
+    router_settle_s: float = 60.0  #: a router that is heard again tells of all that came lately after this long
     # hysteresis
     down_hold_s: float = 60.0  #: nothing goes down that was wanted within this time
     down_band: float = 0.03  #: least relative gap between the load that adds a worker and the one that frees it

@@ -96,6 +96,7 @@ class DemandReport(msgspec.Struct, frozen=True, kw_only=True):
     last_arrival_at: float = 0.0  #: 0: none since boot
     sizes: dict[int, int] = {}  #: class of size (`sizes`) -> distinct requests
     late_total: int = 0  #: routed after, or to, a longer wait than the endpoint's target_queue_time
+    leaving: bool = False  #: the router ends; it will say no more
 
 
 class Promised(msgspec.Struct, frozen=True, array_like=True):

@@ -28,7 +28,8 @@ Wide = NDArray[np.float64]
 def take_in(memory: Memory, seen: Seen, constants: Constants) -> float:
     """The load since the step before, into memory; returns its mean in slots."""
     dt_s = seen.at_s - memory.at_s
-    load = _offered(memory, seen, dt_s) if seen.costs_known or seen.present is None else seen.present
+    offered = _offered(memory, seen, dt_s)  # time passes in the infinite pool, whoever is believed
+    load = offered if seen.costs_known or seen.present is None else seen.present
     lead_s = seen.lead_s
     within_lead = sum(group.count * min(group.service_s, lead_s) for group in seen.arrivals)
     inflow = within_lead / dt_s if seen.costs_known else load

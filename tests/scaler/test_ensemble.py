@@ -108,7 +108,7 @@ def test_a_lost_minute_of_reports_does_not_count_as_silence_of_the_clients():
     story = told(create_s=10).asks(300).until(1800)
     ready = story.ready
     story.silent = True
-    story.until(1804)
+    story.until(1860)
     assert story.ready == ready
 
 

@@ -131,6 +131,7 @@ EXAMPLES: tuple[msgspec.Struct, ...] = (
         failed_workers={WID: 1},
         sizes={26: 4, 31: 1},
         late_total=1,
+        leaving=True,
     ),
     signals.Reservations(router="r1", workers={WID: signals.Promised(3, 300.0)}, ttl_s=3.0),
     signals.ControlOrder(op="drain", deadline_s=30.0, reason="load fell"),

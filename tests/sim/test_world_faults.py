@@ -183,6 +183,32 @@ def test_a_router_dies_and_another_and_nobody_is_lost(tell):
     assert seen["crowd"].ended == {"answered": report.requests}
 
 
+def test_a_router_is_cut_off_for_five_minutes_under_load(tell):
+    """It goes on routing by its last view, unseen: nobody takes that for clients that left, and no return for a burst."""
+    seen = {}
+
+    async def story(world):
+        chat = await world.operator.create("chat", group(), max_workers=12)
+        world.clients.steady(chat, rate=1.5, units=300, for_s=900)
+        await world.until(900)
+        crowd = world.clients.steady(chat, rate=1.5, units=300, for_s=900)
+        counts = []
+        world.routers[0].bus.cut()
+        for n in range(180):
+            if n == 60:
+                world.routers[0].bus.heal()
+            await world.until(world.now_s + 5)
+            counts.append(world.count(chat))
+        await world.until(1900)
+        seen.update(crowd=crowd, counts=counts)
+
+    tell(story, routers=1, scaler=ScalerSettings(engine="ensemble"))
+    assert seen["crowd"].ended == {"answered": seen["crowd"].answered}
+    assert min(seen["counts"]) >= 5, "450 units a second are the work of four and a half"
+    assert max(seen["counts"]) <= 8
+    assert seen["crowd"].share_within(5) > 0.95
+
+
 def test_everything_at_once(tell):
     """Bad weather, a busy market, bad machines, and every few minutes somebody is killed."""
     seen = {}
