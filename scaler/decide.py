@@ -80,6 +80,7 @@ def decide(state: EndpointState, policy: Policy, now: float) -> Decision:
             planner.end_failed(wanted)
             planner.end_orphans()
             planner.make_way(wanted)
+            planner.retire(wanted)
             planner.hot(wanted)
             planner.cold(wanted)
             return _decision(scene, _explained(wanted, planner), planner)

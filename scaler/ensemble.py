@@ -12,7 +12,7 @@ from schemas import sizes
 from schemas.events import InputRead
 from schemas.reasons import Why
 
-from . import capacity, hearing, learning, limits, reactive, window
+from . import capacity, hearing, lead, limits, reactive, window
 from .engine import memory, pool, worth
 from .engine.constants import DEFAULT
 from .engine.memory import Memory
@@ -66,7 +66,7 @@ def want(scene: Scene) -> Want:
 
 
 def _usual(scene: Scene) -> _Usual | None:
-    state, roster, policy = scene.state, scene.roster, scene.policy
+    state, roster = scene.state, scene.roster
     perf = capacity.reference_perf(state, roster.hot)
     if perf is None:
         return None
@@ -75,13 +75,12 @@ def _usual(scene: Scene) -> _Usual | None:
         known = [slots for slots in known if slots > 0]
     known = known or [group.slots for group in state.groups.values() if group.slots > 0]
     slots = max(1, round(sum(known) / len(known))) if known else 1
-    resting = bool(roster.kept_cold)
-    leads = [learning.boot_s(group, from_cold=resting, guess_s=policy.boot_guess_s) for group in state.groups.values()]
+    way = lead.lead(scene)
     return _Usual(
         perf=perf,
         slots=min(slots, _MOST_SLOTS),
-        lead_s=max(1.0, min(leads, default=policy.boot_guess_s)),
-        billed_share=1.0 if resting else _BILLED_NEW,
+        lead_s=way.seconds,
+        billed_share=1.0 if way.from_cold else _BILLED_NEW,
     )
 
 
@@ -89,11 +88,12 @@ def _mind(scene: Scene, usual: _Usual) -> Memory:
     """What the engine remembers, as of now."""
     state, now, hot = scene.state, scene.now, len(scene.roster.hot)
     mind = memory.unpack(state.engine, DEFAULT) if state.engine else None
-    if mind is None or mind.slots != usual.slots or mind.at_s >= now:
+    if mind is None or mind.at_s >= now:
         # The pool that is here was not sized by us if somebody else decided before, or if our memory cannot be read.
         caution_hot = hot if mind is None and (state.last is None or state.engine_format) else 0
         begin_s = now - scene.policy.tick_s
         return memory.fresh(DEFAULT, begin_s, hot, usual.lead_s, slots=usual.slots, caution_hot=caution_hot)
+    mind = memory.reslotted(mind, usual.slots)
     if not mind.lead_s / _SAME_LEAD <= usual.lead_s <= mind.lead_s * _SAME_LEAD:
         return memory.restaged(mind, usual.lead_s)
     return mind

@@ -16,6 +16,7 @@ from schemas.ids import GroupId
 from schemas.reasons import Cause, Phase
 from schemas.records import Failure
 
+from .roster import UNMANAGED_PROVIDERS
 from .types import Breaker, EndpointState, GroupMemory, HostMemory, Policy, WorkerFact
 
 _replace = msgspec.structs.replace
@@ -95,7 +96,8 @@ def _counted(memory: GroupMemory, *, failed: bool) -> dict[str, float]:
 def became_ready(memory: GroupMemory, worker: WorkerFact, at: float) -> GroupMemory:
     """The memory after a worker of this group and revision became ready: how long it took, how fast it is and its price."""
     took_s = max(0.0, at - worker.launched_at)
-    boots = {"boot_cold_s" if worker.from_cold else "boot_new_s": took_s} if worker.launched_at > 0 else {}
+    was_started = worker.launched_at > 0 and worker.provider not in UNMANAGED_PROVIDERS  # else people brought it, as it is
+    boots = {"boot_cold_s" if worker.from_cold else "boot_new_s": took_s} if was_started else {}
     kept = {name: (*getattr(memory, name), took)[-_KEPT_BOOTS:] for name, took in boots.items()}
     perf = memory.perf
     if worker.perf > 0:

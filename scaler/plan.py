@@ -137,6 +137,17 @@ class Planner:
             )
             self._drain(worker, Why.REVISION if worker.gone_at is None else Why.REPLACE, "destroy", text)
 
+    def retire(self, wanted: Want) -> None:
+        """Workers of groups with weight 0 get no requests, so they count for nothing. Who is ready stays until others are."""
+        ready = [w for w in self._roster.unrouted if w.state is WorkerState.READY]
+        for worker in self._roster.unrouted:
+            if worker.state is not WorkerState.READY:
+                self._book.act("destroy", worker, Why.SHARE, f"{worker.state}, and its group has weight 0")
+        served = sum(1 for w in self._roster.serving if not self._is_out(w))
+        shares, _ = self._counting(wanted)
+        for worker in islice(victims.in_order(ready, self._standings, shares), max(0, served + len(ready) - wanted.hot)):
+            self._drain(worker, Why.SHARE, "destroy", "its group has weight 0, and enough others are ready")
+
     # --- what the load wants ---
 
     def hot(self, wanted: Want) -> None:

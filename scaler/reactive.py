@@ -19,7 +19,7 @@ import msgspec
 from schemas.events import InputRead
 from schemas.reasons import Why
 
-from . import capacity, learning, traffic, window
+from . import capacity, lead, traffic, window
 from .roster import Roster
 from .scene import Scene
 from .types import EndpointState, Policy, Want
@@ -93,7 +93,7 @@ def _measure(scene: Scene) -> _Signal:
         most_present=window.peak(demand.present_peaks, now, policy.calm_window_s),
         perf=perf,
         capacity_units_per_s=capacity.total(state, roster.hot, perf) if perf else 0.0,
-        lead_s=_lead_s(state, roster, policy),
+        lead_s=lead.lead(scene).seconds,
     )
 
 
@@ -191,16 +191,6 @@ def _averaging_s(state: EndpointState, roster: Roster, perf: float | None, polic
     slots = [worker.slots for worker in roster.hot if worker.slots > 0]
     service_s = units / arrivals / perf * (sum(slots) / len(slots) if slots else 1.0) if perf else 0.0
     return min(max(policy.window_s, enough_s, 2 * service_s), policy.calm_window_s)
-
-
-def _lead_s(state: EndpointState, roster: Roster, policy: Policy) -> float:
-    """When help could be there: the fastest start that is open to us."""
-    cold = {worker.group_id for worker in roster.cold}
-    leads = [
-        learning.boot_s(memory, from_cold=group_id in cold, guess_s=policy.boot_guess_s)
-        for group_id, memory in state.groups.items()
-    ]
-    return min(leads, default=policy.boot_guess_s)
 
 
 def _inputs(scene: Scene, signal: _Signal) -> tuple[InputRead, ...]:

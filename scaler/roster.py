@@ -51,6 +51,7 @@ class Roster:
         self.failed: list[WorkerFact] = []
         self.ending: list[WorkerFact] = []  #: to be destroyed; they cost something until they are gone
         self.brought_ready: list[WorkerFact] = []  #: machines that people brought
+        self.unrouted: list[WorkerFact] = []  #: ready or on the way, and of a group to which routers give nothing
         places = {
             WorkerState.READY: self.ready,
             WorkerState.DRAINING: self.draining,
@@ -60,6 +61,8 @@ class Roster:
             **dict.fromkeys(COMING, self.coming),
         }
         brought_groups = {group_id for group_id, group in groups.items() if not group.managed}
+        routed = {group_id for group_id, group in groups.items() if group.weight > 0}
+        shut = groups.keys() - routed if routed else frozenset()
         for worker in state.workers.values():
             place = places.get(worker.state)
             if place is None:
@@ -69,13 +72,15 @@ class Roster:
             self.living.append(worker)
             provider, group_id = worker.provider, worker.group_id
             if provider in UNMANAGED_PROVIDERS if provider else group_id in brought_groups:
-                if place is self.ready:
+                if place is self.ready and group_id not in shut:
                     self.brought_ready.append(worker)
             elif group_id not in groups:
                 self.orphans.append(worker)
+            elif group_id in shut and (place is self.ready or place is self.coming):
+                self.unrouted.append(worker)
             else:
                 place.append(worker)
-        #: Ready, whoever they belong to.
+        #: Ready for requests, whoever they belong to.
         self.serving = [*self.ready, *self.brought_ready]
         #: Ready or on the way: capacity that is already paid for. Counted by id, so nothing is bought twice.
         self.hot = [*self.ready, *self.coming, *self.brought_ready]

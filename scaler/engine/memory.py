@@ -131,6 +131,23 @@ def fresh(constants: Constants, at_s: float, start_hot: int, lead_s: float, *, s
     )
 
 
+def reslotted(memory: Memory, slots: int) -> Memory:
+    """The same in workers of so many slots: a request holds one of them as much longer, as the worker is no faster for it. What is in
+    the infinite pool now leaves when it leaves.
+    """
+    if slots == memory.slots:
+        return memory
+    memory = memory.copy()
+    ratio = slots / memory.slots
+    for loads in (memory.flows, memory.averages, memory.peaks, memory.past_levels, memory.surprise_weight, memory.shadows[LAG]):
+        np.multiply(loads, ratio, out=loads)
+    memory.surprise *= ratio * ratio
+    memory.service_mean_s *= ratio
+    memory.service_square_s2 *= ratio * ratio
+    memory.slots = slots
+    return memory
+
+
 def restaged(memory: Memory, lead_s: float) -> Memory:
     """The same for another lead: what is on its way in the shadows takes as much longer or shorter."""
     stage_s = _stage_s(lead_s)

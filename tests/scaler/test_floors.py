@@ -1,10 +1,10 @@
 """Workers that the cold pool's floor asks for become ready before they can be stopped. They are no reason to let others go."""
 
 import pytest
-from tests.scaler.story import Story
 
 from scaler.types import Policy
 from schemas.states import WorkerState
+from tests.scaler.story import Story
 
 ENGINES = ("ensemble", "reactive")
 

@@ -2,12 +2,12 @@
 
 import msgspec
 import pytest
-from tests.scaler.story import EP, T0, Story
 
 from scaler import hearing, observations, state
 from scaler.types import Policy, Telemetry
 from schemas.reasons import Why
 from schemas.signals import DemandReport
+from tests.scaler.story import EP, T0, Story
 
 ENGINES = ("ensemble", "reactive")
 POLICY = Policy()
