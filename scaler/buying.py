@@ -25,6 +25,7 @@ from .shares import Shares
 from .types import WorkerFact
 
 _NOBODY_KNOWS = float("inf")
+_MOST_CONSIDERED = 12
 _Key = tuple[float, ...]
 
 
@@ -53,6 +54,7 @@ class Buyer:
         self.opened = tiers.opened(scene, standings)
         self.blocked: dict[GroupId, groups.Closed] = {}
         self.until_at: float | None = None
+        self.considered: dict[str, None] = {}  #: in words, whatever there was to choose from, once each
 
     def one(self, why: Why, text: str, *, lacking: bool = False) -> Standing | None:
         """Start or buy one; the group it is of, or None when nobody can. With `lacking` only for a group that lacks a part of its
@@ -64,6 +66,8 @@ class Buyer:
                 picks = [pick for pick in picks if self._shares.lacks(pick.here.spec.id)]
             if picks:
                 on_time_s = self._on_time_s(picks)
+                if len(picks) > 1 and len(self.considered) < _MOST_CONSIDERED:
+                    self.considered.update(dict.fromkeys(map(_words, picks)))
                 best = min(picks, key=lambda pick: self._key(pick, on_time_s))
                 self._take(best, why, text)
                 return best.here
@@ -206,3 +210,9 @@ class Buyer:
         else:
             self._book.act("start", pick.worker, why, text)
             self._shares.regains(pick.worker)
+
+
+def _words(pick: Pick) -> str:
+    what = "a new one" if pick.worker is None else f"cold {pick.worker.worker_id}"
+    price = "price or perf unknown" if pick.usd_per_unit == _NOBODY_KNOWS else f"${pick.usd_per_unit * 1e6:.3g} per million units"
+    return f"{pick.here.name}: {what}, ready in {pick.boot_s:.0f} s, {price}"

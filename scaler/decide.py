@@ -88,6 +88,8 @@ def decide(state: EndpointState, policy: Policy, now: float) -> Decision:
 
 def _explained(wanted: Want, planner: Planner) -> Want:
     """The wish with the words about what stands in its way, and the reason code of the whole."""
+    if planner.candidates:
+        wanted = _replace(wanted, candidates=(*wanted.candidates, *planner.candidates))
     if planner.notes:
         wanted = _replace(wanted, sentence="; ".join([wanted.sentence, *planner.notes]))
     if planner.blocked and planner.short:

@@ -40,7 +40,7 @@ class Planner:
         self._roster = scene.roster
         self._standings = scene.standings
         self._book = Book(scene)
-        self._leaving = _leaving(self._roster.living, self._standings)
+        self._leaving = _leaving(self._roster.living, self._standings) - {w.worker_id for w in self._roster.brought_ready}
         self._rebooted: list[WorkerFact] = []
         self._counters: tuple[Want, Shares, Buyer] | None = None
         self.notes: list[str] = []  #: what is worth saying about the plan as a whole
@@ -54,6 +54,11 @@ class Planner:
     def blocked(self) -> dict[GroupId, groups.Closed]:
         """What kept groups from starting more."""
         return self._counters[2].blocked if self._counters is not None else {}
+
+    @property
+    def candidates(self) -> list[str]:
+        """Where workers could have come from, as far as there was a choice."""
+        return list(self._counters[2].considered) if self._counters is not None else []
 
     @property
     def until_at(self) -> float | None:

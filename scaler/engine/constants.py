@@ -25,6 +25,8 @@ class Constants(msgspec.Struct, frozen=True, kw_only=True):
     common_hold_s: float = 60.0
     # from load to workers
     up_slack: float = 0.3  #: of a worker by which the need may exceed the target
+    loose_util: float = 0.9  #: a target_util below this holds to within strict_slack of a worker, else to within up_slack
+    strict_slack: float = 0.02
     asleep_slots: float = 0.05  #: less load than this needs nobody
     # peakedness
     surprise_memory_s: float = 7200.0

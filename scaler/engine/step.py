@@ -75,7 +75,7 @@ def _opinion(
         hot, because = int(targets[best]), "prior"
     if age_s < constants.caution_s and memory.caution_hot > hot:
         hot, because = memory.caution_hot, "caution"
-    planned = math.ceil(memory.averages[-1] / (seen.slots * seen.target_util) - constants.up_slack)
+    planned = _planned(float(memory.averages[-1]) / seen.slots, seen.target_util, constants)
     if planned > hot:
         hot, because = planned, "target_util"
     memory.net_hot = _net(memory, seen)
@@ -95,6 +95,14 @@ def _opinion(
         because=because,
         slack=memory.slack,
     )
+
+
+def _planned(busy_workers: float, target_util: float, constants: Constants) -> int:
+    """Workers that are no busier than the user said. Near full use this is a floor with some give, because there the rules weigh what
+    headroom is worth; who asks for more headroom than that gets it.
+    """
+    slack = constants.up_slack if target_util >= constants.loose_util else constants.strict_slack
+    return math.ceil(busy_workers / target_util - slack)
 
 
 def _rounded(asked: float, before: int, constants: Constants) -> int:

@@ -150,6 +150,13 @@ def test_planned_use_stays_under_target_util():
     assert opinion.hot >= 8.0 / 2.0 * 8.0 / 8 / 0.5 - 0.5
 
 
+@pytest.mark.parametrize(("load", "util"), [(5.1, 0.5), (7.6, 0.75), (3.0, 0.3), (9.6, 0.5)])
+def test_a_low_target_util_holds_for_small_pools_too(load, util):
+    """`load` slots are busy, of eight to a worker."""
+    hots, _ = play(begin(), [load * 2.0 / 8.0] * 600, target_util=util)
+    assert all(load / (8 * hot) <= util + 0.01 for hot in hots[300:])
+
+
 def test_the_ceiling_is_the_users_and_the_wish_above_it_is_told():
     _, mind = play(begin(4), [40.0] * 200, most=4)
     opinion, mind = step(mind, seen(mind, 40.0, most=4))
