@@ -88,7 +88,8 @@ def _mind(scene: Scene, usual: _Usual) -> Memory:
     """What the engine remembers, as of now."""
     state, now, hot = scene.state, scene.now, len(scene.roster.hot)
     mind = memory.unpack(state.engine, DEFAULT) if state.engine else None
-    if mind is None or mind.at_s >= now:
+    was_guessed = mind is not None and mind.slots == 1 < usual.slots  # nobody had been ready yet, so nothing was learned either
+    if mind is None or was_guessed or mind.at_s >= now:
         # The pool that is here was not sized by us if somebody else decided before, or if our memory cannot be read.
         caution_hot = hot if mind is None and (state.last is None or state.engine_format) else 0
         begin_s = now - scene.policy.tick_s
