@@ -7,11 +7,13 @@ or retries, and without them costs a third. What is left is all here: a few idle
 from __future__ import annotations
 
 import asyncio
+import select
 import ssl
 from collections import deque
 from typing import Self
 
 import aiohttp
+from aiohttp import hdrs
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.http import RawResponseMessage, StreamWriter
 from aiohttp.http_exceptions import HttpProcessingError
@@ -113,10 +115,14 @@ class Answer:
         if self._upload is not None and not self._upload.done():
             self._upload.cancel()
             connection.abort()
-        elif self.content.at_eof() and self.content.exception() is None:
-            self._client.keep(connection)
-        else:
+        elif not self.content.at_eof() or self.content.exception() is not None:
             connection.abort()
+        elif hdrs.TRANSFER_ENCODING in self.headers:
+            # llama.cpp closes the connection behind a streamed answer, a moment later and without a word. A new one costs nothing
+            # beside a stream.
+            connection.close()
+        else:
+            self._client.keep(connection)
 
 
 class ModelClient:
@@ -210,7 +216,8 @@ class ModelClient:
         """The one used last, if it is still good."""
         while self._idle:
             connection, since = self._idle.pop()
-            if connection.is_connected() and not connection.should_close and self._loop.time() - since < KEEPALIVE_S:
+            is_open = connection.is_connected() and not connection.should_close and not _was_ended(connection)
+            if is_open and self._loop.time() - since < KEEPALIVE_S:
                 return connection
             connection.close()
         return None
@@ -234,3 +241,11 @@ class ModelClient:
         except OSError as error:
             raise ModelTrouble(502, _Code.MODEL_UNREACHABLE, "The model server of this worker cannot be reached.") from error
         return connection
+
+
+def _was_ended(connection: ResponseHandler) -> bool:
+    """Whether there is something to read where nothing was asked: the other side's end, which the event loop has not seen yet."""
+    assert connection.transport is not None
+    poll = select.poll()
+    poll.register(connection.transport.get_extra_info("socket").fileno(), select.POLLIN)
+    return bool(poll.poll(0))

@@ -481,9 +481,15 @@ class RawModel:
         self.read_body = read_body
         self.connections = 0
         self.heads: list[bytes] = []
+        self.writers: list[asyncio.StreamWriter] = []
+
+    def hang_up(self):
+        for writer in self.writers:
+            writer.close()
 
     async def handle(self, reader, writer):
         self.connections += 1
+        self.writers.append(writer)
         with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
             while True:
                 head = await reader.readuntil(b"\r\n\r\n")
@@ -544,6 +550,30 @@ async def test_a_connection_the_model_closed_is_not_used_again(start_worker, mod
     worker = await front(start_worker, model, raw)
     assert (await http.get(f"{worker.url}/x", headers=bearer(router.ticket()))).status == 200
     assert (await http.get(f"{worker.url}/x", headers=bearer(router.ticket()))).status == 502, "it hung up on this one"
+    assert (await http.get(f"{worker.url}/x", headers=bearer(router.ticket()))).status == 200
+
+
+async def test_a_model_that_hangs_up_behind_a_stream_costs_nobody_an_answer(start_worker, model, router, http, raw_model):
+    """As llama.cpp does it, a moment after the stream and without a word."""
+    stream = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n"
+    raw = await raw_model(stream, stream)
+    worker = await front(start_worker, model, raw)
+    await soon(lambda: raw.connections > 0)
+    await asyncio.sleep(0.1)
+    before = raw.connections
+    for _ in range(2):
+        assert await (await http.get(f"{worker.url}/x", headers=bearer(router.ticket()))).text() == "ok"
+    assert raw.connections == before + 2, "each on its own"
+
+
+async def test_an_idle_connection_that_was_ended_is_found_out_before_it_is_used(start_worker, model, router, http, raw_model):
+    raw = await raw_model(OK, OK)
+    worker = await front(start_worker, model, raw)
+    assert (await http.get(f"{worker.url}/x", headers=bearer(router.ticket()))).status == 200
+    ((connection, _),) = worker.agent._model._idle
+    connection.transport.pause_reading()  # so that only the kernel knows
+    raw.hang_up()
+    await soon(lambda: upstream._was_ended(connection))
     assert (await http.get(f"{worker.url}/x", headers=bearer(router.ticket()))).status == 200
 
 
