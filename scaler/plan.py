@@ -294,7 +294,7 @@ class Planner:
                 return
             perf = perfs[worker.worker_id]
             if victims.is_busy(worker) and idle_is_kept:
-                return  # never a busy one while an idle one stays
+                return  # of those that may go for the load, never a busy one while an idle one stays
             if is_ready and is_missed(perf):
                 if is_missed(slowest):
                     return  # who is on its way comes first, so whoever follows is ready and no slower
