@@ -1,6 +1,6 @@
 """One run of a worker: the parts, how they are joined, and the order in which they end.
 
-start   port, link, keys, model; then model_loading -> benchmarking -> ready
+start   port, link, keys, model; then model_loading -> benchmarking -> does it answer where clients are sent? -> ready
 end     say so (draining), finish what is in flight up to the drain timeout, close the port, end the model, last heartbeat
 """
 
@@ -29,6 +29,7 @@ from .load import Load
 from .metrics import Metrics
 from .process import ModelProcess
 from .pulse import Pulse
+from .reach import Asking, Reach
 from .replay import ReplayCache
 from .routes import Routes
 from .serve import Serving
@@ -78,6 +79,7 @@ class Agent:
         self._drain_timeout_s = config.drain_timeout_s
         self._bundle = own.bundle
         self._port = 0
+        self._address = ""
         self._gpus = gpu.open_gpus(environ)
         self._gpu_readings: tuple[signals.GpuReading, ...] = ()
         self._tls: ssl.SSLContext | None = None
@@ -121,6 +123,7 @@ class Agent:
             metrics=self._metrics,
             life=lambda: self._life,
             worker_id=own.bundle.worker_id,
+            boot=self._boot,
             tls=self._tls,
         )
         self._backend = Backend(
@@ -131,6 +134,11 @@ class Agent:
             monotonic=monotonic,
             load=self.load,
             pulse=pulse,
+        )
+        self._reach = Reach(
+            Asking(worker_id=own.bundle.worker_id, boot=self._boot, tls_fingerprint=self._fingerprint),
+            timeout_s=config.reach_timeout_s,
+            monotonic=monotonic,
         )
         self._tender = Tender(
             config,
@@ -144,6 +152,7 @@ class Agent:
                 monotonic=monotonic,
             ),
             keys_ready=self.keys.wait_ready,
+            reached=lambda: self._reach.confirm(self.url, self._own.own_url(self._address, self._port)),
             life=lambda: self._life,
             set_life=self._set,
             now=now,
@@ -202,7 +211,7 @@ class Agent:
 
     async def _open(self, host: str | None) -> None:
         try:
-            self._port = await self._server.open(host or self._own.host, self._own.port)
+            self._address, self._port = await self._server.open(host or self._own.host, self._own.port)
         except PortTaken as error:
             # Said before we go: the provisioner should learn the cause, and not only that we ended.
             self._set(self._life.fail(self._failure(reasons.Cause.PORT_CONFLICT, error.message, reasons.Phase.BOOT), self._now()))

@@ -101,6 +101,7 @@ class WorkerConfig(msgspec.Struct, frozen=True):
     timeouts: Timeouts = Timeouts()
     health_interval_s: float = 2.0
     drain_timeout_s: float = 600.0  #: how long in-flight requests may go on after SIGTERM
+    reach_timeout_s: float = 60.0  #: for this worker to answer at the address that clients are told, once it is measured
 
     def measured_at_once(self) -> int:
         """Requests at once in the benchmark."""
@@ -165,6 +166,8 @@ def _problems(config: WorkerConfig) -> list[str]:
         wrong.append("perf must be a finite number above 0")
     if config.slots is not None and config.slots < 1:
         wrong.append("slots must be at least 1, or None")
+    if not 0 < config.reach_timeout_s < math.inf:
+        wrong.append("reach_timeout_s must be a finite number above 0")
     if config.max_queued < 0:
         wrong.append("max_queued must be at least 0")
     return wrong

@@ -20,6 +20,7 @@ from .config import PROBE_PATHS
 from .errors import PortTaken
 from .lifecycle import Life
 from .metrics import CONTENT_TYPE, Metrics
+from .reach import BOOT_HEADER, WORKER_HEADER
 from .routes import Routes
 from .serve import Serving
 from .wire import http, ids, states
@@ -50,6 +51,7 @@ class Server:
         metrics: Metrics,
         life: Callable[[], Life],
         worker_id: ids.WorkerId,
+        boot: str,
         tls: ssl.SSLContext | None = None,
     ) -> None:
         self._serving = serving
@@ -57,12 +59,13 @@ class Server:
         self._metrics = metrics
         self._life = life
         self._worker_id = worker_id
+        self._marks = {WORKER_HEADER: worker_id, BOOT_HEADER: boot}
         self._tls = tls
         self._http: web.Server | None = None
         self._listener: asyncio.Server | None = None
 
-    async def open(self, host: str, port: int) -> int:
-        """Listen; returns the port. Raises PortTaken."""
+    async def open(self, host: str, port: int) -> tuple[str, int]:
+        """Listen; returns address and port. Raises PortTaken."""
         quiet = logging.getLogger("pyworker.http")
         quiet.addHandler(logging.NullHandler())
         quiet.propagate = False  # aiohttp quotes bad requests in its log; ours holds no payloads
@@ -88,8 +91,8 @@ class Server:
             raise PortTaken(
                 f"address already in use: port {port} on {host}", "set WORKER_PORT to a free port, or end the process that has it"
             ) from error
-        bound: int = self._listener.sockets[0].getsockname()[1]
-        return bound
+        address, bound = self._listener.sockets[0].getsockname()[:2]
+        return address, bound
 
     async def close(self, grace_s: float) -> None:
         """Stop listening and end all connections; what is still being answered has grace_s."""
@@ -107,7 +110,9 @@ class Server:
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         path, _, query = request.raw_path.partition("?")
         if path in PROBE_PATHS and request.method in ("GET", "HEAD"):
-            return self._probe(path)
+            reply = self._probe(path)
+            reply.headers.update(self._marks)
+            return reply
         if not request.raw_path.isascii():
             return replies.problem(400, http.ErrorCode.BAD_FIELD, "The path is not percent-encoded.", worker_id=self._worker_id)
         handler = self._routes.match(path)

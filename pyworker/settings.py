@@ -14,6 +14,8 @@ from .errors import SettingsError
 from .wire import signals
 
 TOKEN_PREFIX = "corral1."  # noqa: S105 -- marks a token, is none
+#: All addresses of a machine -> one of them.
+_OWN = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 -- what it may be told to listen on
 _ENROLL = "`corral worker enroll ENDPOINT GROUP` on the control plane prints a token for CORRAL_WORKER_TOKEN"
 
 
@@ -39,9 +41,15 @@ class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     def url(self, port: int) -> str:
         """Where clients reach a worker that listens on this port."""
-        host = f"[{self.public_host}]" if ":" in self.public_host else self.public_host
+        return self._at(self.public_host, self.public_port or port)
+
+    def own_url(self, address: str, port: int) -> str:
+        """Where this machine itself reaches a worker that listens on this address and port."""
+        return self._at(_OWN.get(address, address), port)
+
+    def _at(self, host: str, port: int) -> str:
         scheme = "https" if self.tls_cert else "http"
-        return f"{scheme}://{host}:{self.public_port or port}"
+        return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
 def load(environ: Mapping[str, str]) -> WorkerSettings:

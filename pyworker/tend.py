@@ -14,6 +14,7 @@ from .benchmark import Benchmark, BenchmarkFailed, ModelAbsent
 from .config import WorkerConfig
 from .errors import ModelFailed
 from .lifecycle import Life
+from .reach import NotReached
 from .report import Measured
 from .wire import reasons, records, states
 
@@ -36,6 +37,7 @@ class Tender:
         benchmark: Benchmark,
         *,
         keys_ready: Callable[[], Awaitable[None]],
+        reached: Callable[[], Awaitable[None]],
         life: Callable[[], Life],
         set_life: Callable[[Life], None],
         now: Callable[[], float],
@@ -45,6 +47,7 @@ class Tender:
         self._backend = backend
         self._benchmark = benchmark
         self._keys_ready = keys_ready
+        self._reached = reached
         self._life = life
         self._set_life = set_life
         self._now = now
@@ -107,6 +110,10 @@ class Tender:
                 raise ModelFailed(self._failure(reasons.Cause.BENCH_FAILED, str(error), reasons.Phase.BENCH)) from error
         self._note(perf=result.perf, bench_s=result.seconds)
         await self._keys_ready()
+        try:
+            await self._reached()
+        except NotReached as error:
+            raise ModelFailed(self._failure(error.cause, str(error), reasons.Phase.BENCH)) from error
         self._to(_W.READY)
         log.info("worker_ready", perf=round(result.perf, 3), bench_s=round(result.seconds, 3), kept=result.kept)
 

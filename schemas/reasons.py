@@ -14,7 +14,7 @@ class Cause(StrEnum):
     RENT_FAILED = "rent_failed"  #: the provider refused or lost the rental
     HOST_LOST = "host_lost"  #: the machine disappeared
     IMAGE_PULL = "image_pull"  #: the image or package could not be fetched
-    PORT_CONFLICT = "port_conflict"  #: the port was taken
+    PORT_CONFLICT = "port_conflict"  #: the port was taken, or somebody else answers where clients are sent
     START_CRASH = "start_crash"  #: the process ended before the model was loaded
     MODEL_DOWNLOAD = "model_download"  #: weights missing or not fetched
     MODEL_OOM = "model_oom"  #: out of memory

@@ -21,6 +21,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=False):
 
 
 DEFAULT_INACTIVITY_TIMEOUT_S = 60.0
+DEFAULT_TARGET_QUEUE_TIME_S = 5.0
 MAX_WORKERS_LIMIT = 10_000
 
 
@@ -32,9 +33,13 @@ class ScalingSettings(Record, frozen=True, kw_only=True):
 
     min_load: Annotated[float, Meta(description="Work units per second always kept hot.")] = 0.0
     target_util: Annotated[float, Meta(description="Planned load / capacity of the hot pool, above 0 and at most 1.")] = 0.9
-    cold_mult: Annotated[float | None, Meta(description="Total capacity / active load. Unset: Corral decides by break-even.")] = (
-        None
-    )
+    cold_mult: Annotated[
+        float | None,
+        Meta(
+            description="Capacity of hot and cold together / active load: 1 or more, or 0 for none kept cold. "
+            "Unset: Corral decides by break-even."
+        ),
+    ] = None
     min_cold_load: Annotated[float | None, Meta(description="Work units per second always kept, hot or cold.")] = None
     cold_workers: Annotated[int | None, Meta(description="Workers always kept, hot or cold (also called min_workers).")] = None
     max_workers: Annotated[int, Meta(description="Ceiling over hot and cold workers.")] = 20
@@ -48,7 +53,9 @@ class ScalingSettings(Record, frozen=True, kw_only=True):
     max_queue_time: Annotated[float, Meta(description="Seconds of expected wait above which a worker gets no more tickets.")] = (
         30.0
     )
-    target_queue_time: Annotated[float, Meta(description="Seconds of wait the scaler aims to stay under.")] = 5.0
+    target_queue_time: Annotated[float, Meta(description="Seconds of wait the scaler aims to stay under.")] = (
+        DEFAULT_TARGET_QUEUE_TIME_S
+    )
 
     def inactivity_timeout_s(self) -> float | None:
         """Seconds of silence before the hot pool may go to zero; None means never."""
@@ -77,6 +84,28 @@ class ScalingSettings(Record, frozen=True, kw_only=True):
             found.append("cold_workers must be at least 0")
         if self.cold_workers is not None and self.cold_workers > self.max_workers:
             found.append(f"cold_workers ({self.cold_workers}) is more than max_workers ({self.max_workers})")
+        if self.max_workers == 0 and 0 < self.min_load < float("inf"):
+            found.append(
+                f"max_workers (0) allows no worker, and min_load ({self.min_load:g}) keeps some hot: raise max_workers, set min_load "
+                "to 0, or stop the endpoint by its state"
+            )
+        if self.max_workers == 0 and self.inactivity_timeout_s() is None:
+            found.append(
+                f"max_workers (0) allows no worker, and inactivity_timeout ({self.inactivity_timeout:g}) says never to go to zero: "
+                "raise max_workers, or set inactivity_timeout to 0 or more"
+            )
+        if self.cold_mult is not None and 0 < self.cold_mult < 1:
+            found.append(
+                f"cold_mult ({self.cold_mult:g}) counts hot and cold workers together, so below 1 it asks for less than the load: set "
+                "1 or more, 0 for none kept cold, or leave it unset"
+            )
+        # A low max_queue_time alone is no contradiction: who set it said nothing of a target.
+        target_s, most_s = self.target_queue_time, self.max_queue_time
+        if target_s != DEFAULT_TARGET_QUEUE_TIME_S and 0 <= most_s < target_s < float("inf"):
+            found.append(
+                f"target_queue_time ({target_s:g}) is more than max_queue_time ({most_s:g}), above which workers get no more tickets: "
+                "lower the first or raise the second"
+            )
         return tuple(found)
 
 

@@ -1,6 +1,7 @@
 """Every scaling policy on every trace, in one deterministic simulator: `make bench-scaling`. Exit status 1 when a bar is missed.
 
-Prints tables, then one JSON object per line for each bar. A complete run writes docs/benchmarks.md and its plots.
+Prints tables, then one JSON object per line for each policy on each trace and for each bar. A complete run writes docs/benchmarks.md and
+its plots.
 
     cold      everything exists, stopped: scaling up is resuming           ours and defaults under all seeds, every knob under the first
     new       scaling up is creating: minutes                              the same, on traces of a day or more; knobs worth it
@@ -17,7 +18,7 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from bench.scaling import bars, bounds, cases, decision, page, table
+from bench.scaling import bars, bounds, cases, decision, lines, page, table
 from bench.scaling.bars import Measured
 from bench.scaling.cache import Cache
 from bench.scaling.cases import COLD, NEW, SHARING, TRI
@@ -133,6 +134,8 @@ def tell(measured: Measured, runner: Runner, took_min: float) -> list[bars.Bar]:
         console.print(one)
     found = bars.every(measured)
     console.print(table.of_bars(found))
+    for line in lines.every(measured):
+        print(line)
     for bar in found:
         print(bar.line())
     for case, why in runner.failed.items():

@@ -98,7 +98,7 @@ def _ours(measured: Measured, tier: str = cases.COLD) -> Iterator[tuple[str, Sum
 def _attainment(measured: Measured) -> Iterator[Bar]:
     for trace, ours in _ours(measured):
         goal = BURSTS_GOAL if trace == BURSTS else GOAL
-        spread = {"low": round(ours.attained_low, 4), "high": round(ours.attained_high, 4)}
+        spread = {"low": round(ours.attained.low, 4), "high": round(ours.attained.high, 4)}
         yield at_least(f"attainment.{trace}", ours.attainment, goal, "share within 5 s", **spread)
         if trace != BURSTS:
             yield at_most(f"rejected.{trace}", ours.rejected, 0, f"requests of {ours.seeds} runs")
@@ -108,7 +108,7 @@ def _over_bound(measured: Measured) -> Iterator[Bar]:
     for trace, ours in _ours(measured):
         bound_h = measured.bounds.get(trace)
         if bound_h is not None:
-            spread = {"low": round(ours.hot_low / bound_h - 1, 4), "high": round(ours.hot_high / bound_h - 1, 4)}
+            spread = {"low": round(ours.hot.low / bound_h - 1, 4), "high": round(ours.hot.high / bound_h - 1, 4)}
             over = ours.hot_h / bound_h - 1
             yield at_most(f"over_bound.{trace}", over, OVER_BOUND.get(trace), HOT, vs=f"offline bound {bound_h:.2f} h", **spread)
 
@@ -184,7 +184,7 @@ def _held_out(measured: Measured) -> Iterator[Bar]:
 def _new_workers(measured: Measured) -> Iterator[Bar]:
     ratios = {}
     for trace, ours in _ours(measured, NEW):
-        spread = {"low": round(ours.attained_low, 4), "high": round(ours.attained_high, 4)}
+        spread = {"low": round(ours.attained.low, 4), "high": round(ours.attained.high, 4)}
         yield at_least(f"new.attainment.{trace}", ours.attainment, None, "share within 5 s", **spread)
         best = oracle(measured, trace, NEW)
         if best is not None:
@@ -206,7 +206,9 @@ def _stopped_pool(measured: Measured) -> Iterator[Bar]:
     literal = measured.table.get(POOL_TRACE, tier=TRI, pool=DOCUMENTED)
     if learned and literal:
         vs = "the same engine with cold_mult 3, min_workers 5"
-        yield at_most(f"pool.cost.{POOL_TRACE}", learned.cost / literal.cost, POOL_COST, "total cost, learned / literal", vs=vs)
+        yield at_most(
+            f"pool.cost.{POOL_TRACE}", learned.cost.mean / literal.cost.mean, POOL_COST, "total cost, learned / literal", vs=vs
+        )
         yield at_least(
             f"pool.attainment.{POOL_TRACE}", learned.attainment - literal.attainment, 0, "share within 5 s, difference", vs=vs
         )

@@ -21,51 +21,62 @@ SEEDS_MOVE = 0.01
 CLOSE = 0.01
 
 
+class Spread(NamedTuple):
+    """One figure over the seeds."""
+
+    mean: float
+    low: float
+    high: float
+
+
+def spread(values: Sequence[float]) -> Spread:
+    return Spread(fmean(values), min(values), max(values))
+
+
 class Summary(NamedTuple):
     """One setting, averaged over its seeds."""
 
     setting: Case
     seeds: int
-    attained: Mapping[float, float]  #: seconds of wait -> share of requests
-    attained_low: float  #: lowest and ...
-    attained_high: float  #: ... highest of the seeds, at WAIT_S
+    within: Mapping[float, Spread]  #: seconds of wait -> share of requests
     p95_s: float
     p99_s: float
     rejected: int  #: over all seeds
-    hot_h: float
-    hot_low: float
-    hot_high: float
-    stopped_h: float
+    hot: Spread  #: GPU-hours
+    stopped: Spread  #: GPU-hours
     creations: float
-    cost: float
-    flaps: float
+    cost: Spread  #: hot GPU-hours and storage
+    flaps: Spread
     starts_per_hour: float
     utilisation: float
 
     @property
+    def attained(self) -> Spread:
+        return self.within[WAIT_S]
+
+    @property
     def attainment(self) -> float:
-        return self.attained[WAIT_S]
+        return self.attained.mean
+
+    @property
+    def hot_h(self) -> float:
+        return self.hot.mean
 
 
 def summary(runs: Sequence[Played]) -> Summary:
     results = [one.result for one in runs]
-    within = [result.within(WAIT_S) for result in results]
     return Summary(
         setting=runs[0].case.setting,
         seeds=len(runs),
-        attained={target_s: fmean(result.within(target_s) for result in results) for target_s in TARGETS_S},
-        attained_low=min(within),
-        attained_high=max(within),
+        within={target_s: spread([result.within(target_s) for result in results]) for target_s in TARGETS_S},
         p95_s=fmean(result.wait_p95_s for result in results),
         p99_s=fmean(result.wait_p99_s for result in results),
         rejected=sum(result.rejected for result in results),
-        hot_h=fmean(result.hot_h for result in results),
-        hot_low=min(result.hot_h for result in results),
-        hot_high=max(result.hot_h for result in results),
-        stopped_h=fmean(result.stopped_h for result in results),
+        hot=spread([result.hot_h for result in results]),
+        stopped=spread([result.stopped_h for result in results]),
         creations=fmean(result.creations for result in results),
-        cost=fmean(result.cost for result in results),
-        flaps=fmean(result.flaps for result in results),
+        cost=spread([result.cost for result in results]),
+        flaps=spread([result.flaps for result in results]),
         starts_per_hour=fmean(one.result.starts / one.hours for one in runs),
         utilisation=fmean(result.utilisation for result in results),
     )

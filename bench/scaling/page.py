@@ -7,7 +7,7 @@ from pathlib import Path
 
 from bench.scaling.bars import BURSTS, GOAL, Bar, Measured, oracle
 from bench.scaling.cases import COLD, NEW, OURS, POOL_TRACE, TRI
-from bench.scaling.compare import Summary, geometric_mean
+from bench.scaling.compare import Spread, Summary, geometric_mean
 from bench.scaling.table import one_knob_for_all, rankings, rows
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -55,6 +55,7 @@ def lines(measured: Measured, bars: Sequence[Bar]) -> Iterator[str]:
     header = (
         "trace",
         "service",
+        "seeds",
         "ours, 5 s",
         "ours, hot h",
         "our place among those ≥ .95, by hours",
@@ -96,10 +97,25 @@ def _named(policy: str) -> str:
 
 
 def _cell(one: Summary | None) -> str:
+    """Share within 5 s / hot hours, and in the same order their ranges where there are several seeds."""
     if one is None:
         return ""
     text = f"{one.attainment:.3f} / {one.hot_h:.4g}"
-    return f"**{text}**" if one.attainment >= GOAL else text
+    marked = f"**{text}**" if one.attainment >= GOAL else text
+    return marked if one.seeds == 1 else f"{marked} ({_range(one.attained, '.3f')} / {_range(one.hot, '.4g')})"
+
+
+def _ranged(one: Summary, figure: Spread, form: str) -> str:
+    return f"{figure.mean:{form}}" + (f" ({_range(figure, form)})" if one.seeds > 1 else "")
+
+
+def _range(figure: Spread, form: str) -> str:
+    return f"{figure.low:{form}}–{figure.high:{form}}"
+
+
+def _seeds(found: Iterable[Summary | None]) -> str:
+    """How many seeds each of them was played under: "5", or "1, 5" where they differ."""
+    return ", ".join(str(count) for count in sorted({one.seeds for one in found if one is not None}))
 
 
 def _defaults(measured: Measured) -> Iterator[str]:
@@ -112,11 +128,11 @@ def _defaults(measured: Measured) -> Iterator[str]:
         there = [(one, ours[trace]) for trace, one in zip(traces, found, strict=True) if one is not None]
         ratio = geometric_mean([one.hot_h / mine.hot_h for one, mine in there])
         reached = sum(one.attainment >= GOAL for one, _ in there)
-        return [_named(name), *(_cell(one) for one in found), f"{reached}", f"{ratio:.2f}"]
+        return [_named(name), _seeds(found), *(_cell(one) for one in found), f"{reached}", f"{ratio:.2f}"]
 
     bounds = [f"{measured.bounds[trace]:.4g}" if trace in measured.bounds else "" for trace in traces]
-    header = ("policy", *traces, "traces ≥ .95", "hot h / ours")
-    yield from _table(header, [*(row(name) for name in names), ["*offline bound for .95*", *bounds, "", ""]])
+    header = ("policy", "seeds", *traces, "traces ≥ .95", "hot h / ours")
+    yield from _table(header, [*(row(name) for name in names), ["*offline bound for .95*", "", *bounds, "", ""]])
 
 
 def _one_knob(measured: Measured) -> Iterator[str]:
@@ -126,8 +142,8 @@ def _one_knob(measured: Measured) -> Iterator[str]:
         of = {one.setting.trace: one for one in found}
         label = f"{_named(policy)}, {'default' if knob is None else f'{knob:g}'}"
         reached = sum(one.attainment >= GOAL for one in found)
-        body.append([label, *(_cell(of[trace]) for trace in traces), f"{reached}", f"{ratio:.2f}"])
-    yield from _table(("policy, knob", *traces, "traces ≥ .95", "hot h / ours"), body)
+        body.append([label, _seeds(found), *(_cell(of[trace]) for trace in traces), f"{reached}", f"{ratio:.2f}"])
+    yield from _table(("policy, knob", "seeds", *traces, "traces ≥ .95", "hot h / ours"), body)
 
 
 def _oracle(measured: Measured, tier: str) -> Iterator[str]:
@@ -173,17 +189,17 @@ def _detail(measured: Measured) -> Iterator[str]:
         bound_h = measured.bounds.get(trace)
         return (
             trace,
-            f"{one.attained[2.0]:.3f}",
-            f"{one.attained[5.0]:.3f} ({one.attained_low:.3f} to {one.attained_high:.3f})",
-            f"{one.attained[15.0]:.3f}",
+            f"{one.within[2.0].mean:.3f}",
+            _ranged(one, one.attained, ".3f"),
+            f"{one.within[15.0].mean:.3f}",
             f"{one.p95_s:.1f}",
             f"{one.rejected}",
-            f"{one.hot_h:.4g} ({one.hot_low:.4g} to {one.hot_high:.4g})",
+            _ranged(one, one.hot, ".4g"),
             f"{one.hot_h / bound_h:.2f}" if bound_h else "",
-            f"{one.stopped_h:.0f}",
-            f"{one.cost:.4g}",
+            f"{one.stopped.mean:.0f}",
+            f"{one.cost.mean:.4g}",
             f"{one.utilisation:.0%}",
-            f"{one.flaps:.0f}",
+            f"{one.flaps.mean:.0f}",
             f"{one.starts_per_hour:.1f}",
         )
 
@@ -192,12 +208,20 @@ def _detail(measured: Measured) -> Iterator[str]:
 
 
 def _pools(measured: Measured) -> Iterator[str]:
-    header = ("policy, rule of the stopped pool", "5 s", "hot h", "stopped h", "cost", "creations")
-    body = (
-        (label, f"{one.attainment:.3f}", f"{one.hot_h:.4g}", f"{one.stopped_h:.0f}", f"{one.cost:.4g}", f"{one.creations:.0f}")
-        for label, one in rows(measured, TRI, POOL_TRACE, 0.0)
-    )
-    yield from _table(header, body)
+    header = ("policy, rule of the stopped pool", "seeds", "5 s", "hot h", "stopped h", "cost", "creations")
+
+    def row(label: str, one: Summary) -> tuple[str, ...]:
+        return (
+            label,
+            f"{one.seeds}",
+            _ranged(one, one.attained, ".3f"),
+            _ranged(one, one.hot, ".4g"),
+            _ranged(one, one.stopped, ".0f"),
+            _ranged(one, one.cost, ".4g"),
+            f"{one.creations:.0f}",
+        )
+
+    yield from _table(header, (row(label, one) for label, one in rows(measured, TRI, POOL_TRACE, 0.0)))
 
 
 _HEAD = """\
@@ -216,12 +240,15 @@ The goal is 95 % of the requests begun within 5 s; the price is hot GPU-hours, w
 """
 
 _DEFAULTS = """\
-Share begun within 5 s / hot GPU-hours, mean of {seeds}; bold: at least .95. The last column is a geometric mean: below 1 means cheaper than
-ours, which is worth nothing where the goal is missed. Defaults that a product lacks or gives as an absolute number had to be translated: Ray
-Serve's 2 of 5 ongoing requests to .4 of the slots, HPA/KEDA, SkyServe and SageMaker to .7; Runpod's request count keeps its literal 4."""
+Share begun within 5 s / hot GPU-hours, mean of {seeds}, in brackets the ranges over them; bold: at least .95. The last column is a geometric
+mean: below 1 means cheaper than ours, which is worth nothing where the goal is missed. Defaults that a product lacks or gives as an absolute number
+had to be translated: Ray Serve's 2 of 5 ongoing requests to .4 of the slots, HPA/KEDA, SkyServe and SageMaker to .7; Runpod's request count keeps its
+literal 4. Dynamo's planner is played with the Kalman forecaster that it offers, at that one's own settings; the forecaster it documents as its
+default is ARIMA, which was not played."""
 
 _ONE_KNOB = """\
-Each peer at the one setting that reaches .95 on most traces, and is then cheapest (seed 1). Nobody can know that setting beforehand."""
+Each peer at the one setting that reaches .95 on most traces, and is then cheapest. Nobody can know that setting beforehand. Knobs are played
+under seed 1, and under all seeds where they may win elsewhere on this page: a cell with ranges is a mean over seeds, one without is seed 1."""
 
 _ORACLE = """\
 The hardest comparison: whoever of thirteen peers at any knob is cheapest and attains at least as much as ours, chosen anew for each trace
@@ -235,12 +262,12 @@ and the share of it that is billed, and decides every 5 s."""
 _TRI = """\
 The policy also says how many workers are kept stopped, at a twentieth of the price of a hot one. Total cost in GPU-hours, storage included.
 *documented*: total = max(5, 3 × active), as Vast's documents say it, without hysteresis (which the real engine surely has).
-*learned*: the engine's own rule, by what each level is used for."""
+*learned*: the engine's own rule, by what each level is used for. A row without ranges is seed 1 alone."""
 
 _SHARING = """\
 Above, a request holds one slot at a fixed speed. Here workers share their speed among requests, and a lone request runs four times
-faster, which is nearer to continuous batching. Orders: Kendall's tau between the two models over all policies at their defaults; 1 is
-the same order."""
+faster, which is nearer to continuous batching. Sharing is played under seed 1 alone. Orders: Kendall's tau between the two models over all
+policies at their defaults, each at the mean of its seeds; 1 is the same order."""
 
 _METHOD = f"""
 ### Method
@@ -263,7 +290,7 @@ _METHOD = f"""
   are slower, KV memory caps the slots.
 - Costs are exactly known on arrival, to ours by classes of a quarter octave. Workers are alike; boots are independent, the market is never short.
 - Closed products are our reading of their documents; windows and thresholds they do not publish are guesses.
-- Four of the traces are derived, only three are real logs, and those last an hour. Weekly patterns are weakly tested.
+- Three of the six traces are derived, the other three are real logs, and those last an hour each. Weekly patterns are weakly tested.
 - The engine's constants were chosen on these traces. Traces that had no part in it, when there are any in the folder, appear as `held_out`.
 - Pools are small. With a hundred workers relative headroom shrinks for everybody.
 - On smooth traffic a proportional rule with a knob tuned in hindsight is within a few percent of anything online, ours included.
@@ -275,6 +302,12 @@ make bench-scaling TRACES=folder                                          # ever
 make bench-scaling TRACES=folder ARGS="--quick"                           # minutes
 make bench-scaling TRACES=folder ARGS="--traces azure_conv_2023 --seeds 1"
 make bench-scaling-gate                                                   # made-up traffic, under a minute; also part of make test
+```
+
+Besides tables it prints JSON, a line for each policy on each trace (`scaling.policy`; `value` is the share begun within 5 s) and for each bar:
+
+```
+make bench-scaling TRACES=folder | grep '^{{' | jq -c 'select(.bench == "scaling.policy" and .tier == "cold") | [.trace, .policy, .value, .hot_h.mean]'
 ```
 
 Results are kept in `out/scaling` by content (workload, setting, source), so that after a change of the engine only ours is played again."""

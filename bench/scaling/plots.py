@@ -63,7 +63,7 @@ def plot(measured: Measured, trace: str, path: Path) -> None:
             label="frontier of the peers",
         )
         if ours is not None:
-            spread = [[ours.attainment - ours.attained_low], [ours.attained_high - ours.attainment]]
+            spread = [[ours.attainment - ours.attained.low], [ours.attained.high - ours.attainment]]
             axes.errorbar([ours.hot_h], [ours.attainment], yerr=spread, color=OURS_COLOUR, lw=1, zorder=4)
             axes.scatter(
                 [ours.hot_h],

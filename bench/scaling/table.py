@@ -18,7 +18,7 @@ TITLES = {
     TRI: "Three tiers: the policy also says how many are kept stopped",
 }
 COLUMNS = (
-    "policy", "2 s", "5 s", "(range)", "15 s", "p99 s", "rejected", "hot h", "(range)", "stopped h", "cost", "x bound", "flaps", "starts/h",
+    "policy", "seeds", "2 s", "5 s", "(range)", "15 s", "p99 s", "rejected", "hot h", "(range)", "stopped h", "cost", "x bound", "flaps", "starts/h",
 )  # fmt: skip
 
 
@@ -37,13 +37,18 @@ def _of_tier(measured: Measured, tier: str, parts: Sequence[tuple[str, float]]) 
         table.add_column(column, justify="left" if index == 0 else "right", no_wrap=True)
     for trace, first_h in parts:
         table.add_section()
-        bound_h = None if first_h or tier == TRI else measured.bounds.get(trace)
+        bound_h = bound_of(measured, tier, trace, first_h)
         of = f", first {first_h:g} h" if first_h else ""
         table.add_row(f"[bold]{trace}{of}" + (f"  (bound {bound_h:.2f} h)" if bound_h else ""))
         for label, one in rows(measured, tier, trace, first_h):
             style = "green" if one.setting.policy == cases.OURS else "" if one.attainment >= GOAL else "dim"
             table.add_row(label, *figures(one, bound_h), style=style)
     return table
+
+
+def bound_of(measured: Measured, tier: str, trace: str, first_h: float) -> float | None:
+    """Hot hours of the offline bound; it is for a whole trace and a pool that exists."""
+    return None if first_h or tier != COLD else measured.bounds.get(trace)
 
 
 def rows(measured: Measured, tier: str, trace: str, first_h: float) -> Iterator[tuple[str, Summary]]:
@@ -68,29 +73,33 @@ def rows(measured: Measured, tier: str, trace: str, first_h: float) -> Iterator[
 def figures(one: Summary, bound_h: float | None) -> list[str]:
     many = one.seeds > 1
     return [
-        f"{one.attained[2.0]:.4f}",
-        f"{one.attained[5.0]:.4f}",
-        f"{one.attained_low:.4f}-{one.attained_high:.4f}" if many else "",
-        f"{one.attained[15.0]:.4f}",
+        f"{one.seeds}",
+        f"{one.within[2.0].mean:.4f}",
+        f"{one.attainment:.4f}",
+        f"{one.attained.low:.4f}-{one.attained.high:.4f}" if many else "",
+        f"{one.within[15.0].mean:.4f}",
         f"{one.p99_s:.1f}",
         f"{one.rejected}",
         f"{one.hot_h:.2f}",
-        f"{one.hot_low:.2f}-{one.hot_high:.2f}" if many else "",
-        f"{one.stopped_h:.0f}",
-        f"{one.cost:.1f}",
+        f"{one.hot.low:.2f}-{one.hot.high:.2f}" if many else "",
+        f"{one.stopped.mean:.0f}",
+        f"{one.cost.mean:.1f}",
         f"{one.hot_h / bound_h:.2f}" if bound_h else "",
-        f"{one.flaps:.0f}",
+        f"{one.flaps.mean:.0f}",
         f"{one.starts_per_hour:.1f}",
     ]
 
 
 def _of_services(measured: Measured) -> RichTable:
     table = RichTable(
-        title="Does the order depend on how a worker serves? (first seed, defaults)", box=box.SIMPLE_HEAD, title_justify="left"
+        title="Does the order depend on how a worker serves? (defaults; sharing under the first seed)",
+        box=box.SIMPLE_HEAD,
+        title_justify="left",
     )
     for column in (
         "trace",
         "service",
+        "seeds",
         "ours 5 s",
         "ours hot h",
         "place of ours among those >= .95",
@@ -104,7 +113,7 @@ def _of_services(measured: Measured) -> RichTable:
 
 
 def rankings(measured: Measured) -> Iterator[tuple[str, ...]]:
-    """(trace, service model, our attainment, our hours, our place, agreement of hours, of attainment with the fixed rate's)."""
+    """(trace, service model, seeds, our attainment, our hours, our place, agreement of hours, of attainment with the fixed rate's)."""
     for trace, first_h in measured.table.parts(service=SHARING):
         by_service: dict[str, dict[str, Summary]] = {}
         for service in (FIXED, SHARING):
@@ -124,12 +133,12 @@ def rankings(measured: Measured) -> Iterator[tuple[str, ...]]:
                 hours = agreement([one.hot_h for one, _ in pairs], [other.hot_h for _, other in pairs])
                 attained = agreement([one.attainment for one, _ in pairs], [other.attainment for _, other in pairs])
                 same = (f"{hours:.2f}", f"{attained:.2f}")
-            yield (trace, service, f"{ours.attainment:.4f}", f"{ours.hot_h:.2f}", place, *same)
+            yield (trace, service, f"{ours.seeds}", f"{ours.attainment:.4f}", f"{ours.hot_h:.2f}", place, *same)
 
 
 def one_knob_for_all(measured: Measured) -> list[tuple[str, float | None, list[Summary], float]]:
     """Each peer at the one knob that is best in hindsight over all traces: (name, knob, its summaries, geometric mean of its hot hours
-    over ours). Best: most traces at the goal, then cheapest. Under the first seed."""
+    over ours). Best: most traces at the goal, then cheapest, by the mean of the seeds that were played: at least the first."""
     traces = measured.table.traces()
     settings: dict[tuple[str, float | None], list[Summary]] = {}
     for trace in traces:

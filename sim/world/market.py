@@ -251,6 +251,7 @@ class Market:
             self._boot(rented),
             start_no=rented.starts,
             keys=self._keys,
+            at=self.worker_at,
             on_failed=lambda failure: self._note(rented, f"failed {failure.cause}"),
             is_silent=lambda: self.silent,
         )
@@ -345,9 +346,10 @@ class Market:
         ]
 
     def worker_at(self, url: str) -> Worker | None:
-        """Who listens there."""
+        """Who answers there."""
         rented = self.machines.get(WorkerId(url.removeprefix("http://").removesuffix(".sim")))
-        return None if rented is None else rented.worker
+        worker = None if rented is None else rented.worker
+        return worker if worker is not None and worker.let_through else None
 
     def cost_usd(self, group_id: GroupId) -> float:
         """Of all machines of a group, up to now."""

@@ -34,6 +34,7 @@ class Kind:
     sigma: float = 0.2
     fails: float = 0.0  #: share of starts whose model does not load
     hangs: float = 0.0  #: share of starts that never come to an end
+    gateway_s: float = 0.0  #: after a start's model is measured, until the provider's gateway lets callers through to it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,11 +18,13 @@ from pyworker.config import HandlerConfig, WorkerConfig
 from pyworker.lifecycle import IllegalMove, Life
 from pyworker.link import BEAT_S
 from pyworker.load import Job, Load, Outcome
+from pyworker.reach import Found, NotReached, Reach, Who
 from pyworker.replay import ReplayCache
 from pyworker.verify import Refused, Verifier
 from runtime.bus import BusUnavailable, Message
 from schemas import codec, subjects
 from schemas.ids import WorkerId
+from schemas.reasons import Phase
 from schemas.records import Failure
 from schemas.signals import ControlOrder, ControlReply, Heartbeat, WorkerBundle
 from schemas.states import WorkerState
@@ -68,7 +70,7 @@ class Boot:
 
 
 class Worker:
-    """launch() it, kill() it. `on_state` hears of each change of its own state."""
+    """launch() it, kill() it. `at` says who answers at a URL."""
 
     def __init__(
         self,
@@ -79,6 +81,7 @@ class Worker:
         *,
         start_no: int,
         keys: Callable[[], Mapping[str, bytes]],
+        at: Callable[[str], Worker | None],
         on_failed: Callable[[Failure], None],
         is_silent: Callable[[], bool],
     ) -> None:
@@ -109,6 +112,8 @@ class Worker:
             uptime_s=lambda: self._loop.time() - self._born_s,
         )
         self._life = Life(since=self._born_at)
+        self._at = at
+        self._reach = Reach(self._who, timeout_s=self._config.reach_timeout_s, monotonic=self._loop.time)
         self._open: dict[Job, asyncio.Future[Served]] = {}
         self._ends: dict[Job, asyncio.TimerHandle] = {}
         self._beating: asyncio.TimerHandle | None = None
@@ -122,6 +127,12 @@ class Worker:
     @property
     def state(self) -> WorkerState:
         return self._life.state
+
+    @property
+    def let_through(self) -> bool:
+        """Whether callers get past the provider's gateway, where there is one."""
+        gateway_s = self.kind.gateway_s
+        return gateway_s == 0 or self._loop.time() >= self._born_s + self._boot.ready_s + gateway_s
 
     def launch(self) -> None:
         self._alive = True
@@ -170,15 +181,27 @@ class Worker:
                 if boot.hangs:
                     return
                 if boot.failure is not None:
-                    failure = msgspec.structs.replace(boot.failure, at=self._broker.now())
-                    self._set(self._life.fail(failure, self._broker.now()))
-                    self._on_failed(failure)
+                    self._fail(boot.failure)
                     return
             if state is WorkerState.READY:
                 self._measured = report.Measured(
                     perf=self.kind.perf, model_load_s=boot.benchmarking_s, bench_s=0.1 * boot.ready_s
                 )
+                try:
+                    await self._reach.confirm(self.url, self.url)
+                except NotReached as error:
+                    self._fail(Failure(cause=error.cause, message=str(error), phase=Phase.BENCH))
+                    return
             self._set(self._life.to(state, self._broker.now()))
+
+    def _fail(self, failure: Failure) -> None:
+        failure = msgspec.structs.replace(failure, at=self._broker.now())
+        self._set(self._life.fail(failure, self._broker.now()))
+        self._on_failed(failure)
+
+    async def _who(self, url: str) -> Found:
+        """As pyworker.reach.Asking does."""
+        return Found(Who.SELF) if self._at(url) is self else Found(Who.STRANGER, "the gateway answers 502")
 
     # --- what it says ----------------------------------------------------------------------------------------------------
 

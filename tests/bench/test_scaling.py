@@ -8,9 +8,9 @@ import pytest
 from rich.console import Console
 
 from bench.scaling import __main__ as program
-from bench.scaling import bars, cache, cases, page, source, table
+from bench.scaling import bars, cache, cases, lines, page, source, table
 from bench.scaling.cache import Cache
-from bench.scaling.cases import COLD, DOCUMENTED, LEARNED, NEW, OURS, POOL_TRACE, SHARING, TRI, Case, Played
+from bench.scaling.cases import COLD, DOCUMENTED, FIXED, LEARNED, NEW, OURS, POOL_TRACE, SHARING, TRI, Case, Played
 from bench.scaling.compare import Table, agreement, cheapest, frontier, geometric_mean, to_be_sure
 from bench.scaling.decision import Times
 from bench.scaling.runner import Runner
@@ -136,9 +136,10 @@ def test_the_cache_survives_an_interruption(tmp_path):
 def test_seeds_are_averaged_and_their_range_kept():
     found = Table([played(0.96, 10, seed=1), played(0.94, 14, seed=2, rejected=3, starts=30)]).get(CONV)
     assert (found.seeds, found.attainment, found.hot_h) == (2, pytest.approx(0.95), 12)
-    assert (found.attained_low, found.attained_high, found.hot_low, found.hot_high) == (0.94, 0.96, 10, 14)
+    assert found.attained[1:] == (0.94, 0.96)
+    assert found.hot == (12, 10, 14)
     assert (found.rejected, found.starts_per_hour) == (3, 20)
-    assert found.attained[2.0] == pytest.approx(0.94)
+    assert found.within[2.0] == pytest.approx((0.94, 0.93, 0.95))
 
 
 def test_tables_do_not_depend_on_what_was_played_first():
@@ -304,6 +305,82 @@ def test_a_bar_is_a_line_of_json():
     assert json.loads(bars.at_least("x", 1, None, "share").line())["ok"] is None
 
 
+# --- lines and the page --------------------------------------------------------------------------------------------------------
+
+
+def test_each_policy_on_each_trace_is_a_line_of_json():
+    found = measured(
+        played(0.96, 10, seed=1, cost=20.0),
+        played(0.94, 14, seed=2, cost=30.0),
+        played(0.97, 9, policy="SkyServe"),
+        played(0.98, 8, policy="SkyServe", knob=0.5),
+        played(0.98, 30, policy="SkyServe", knob=0.6),  # a setting that no table shows
+        played(0.9, 5, trace=POOL_TRACE, tier=TRI, pool=LEARNED),
+        played(1.0, 8, service=SHARING),
+        played(0.96, 11, tier=NEW),
+        bounds={CONV: 5.0},
+    )
+    told = [json.loads(line) for line in lines.every(found)]
+    assert [(one["tier"], one["service"], one["policy"], one["seeds"]) for one in told] == [
+        (COLD, FIXED, OURS, 2),
+        (COLD, FIXED, "SkyServe", 1),
+        (COLD, FIXED, "SkyServe", 1),
+        (NEW, FIXED, OURS, 1),
+        (TRI, FIXED, OURS, 1),
+        (COLD, SHARING, OURS, 1),
+    ]
+    assert told[0] == {
+        "bench": "scaling.policy",
+        "value": 0.95,
+        "unit": "share within 5 s",
+        "low": 0.94,
+        "high": 0.96,
+        "seeds": 2,
+        "trace": CONV,
+        "first_h": None,
+        "tier": COLD,
+        "service": FIXED,
+        "policy": OURS,
+        "knob": None,
+        "pool": None,
+        "within_2_s": {"mean": 0.94, "low": 0.93, "high": 0.95},
+        "within_15_s": {"mean": 0.96, "low": 0.95, "high": 0.97},
+        "hot_h": {"mean": 12, "low": 10, "high": 14},
+        "hot_over_bound": {"mean": 2.4, "low": 2.0, "high": 2.8},
+        "stopped_h": {"mean": 1.0, "low": 1.0, "high": 1.0},
+        "cost": {"mean": 25.0, "low": 20.0, "high": 30.0},
+        "flaps": {"mean": 3, "low": 3, "high": 3},
+    }
+    assert told[2]["knob"] == 0.5, "who is cheapest of all knobs has a line too"
+    assert [one["hot_over_bound"] for one in told[3:]] == [None] * 3, "the bound is for a pool that exists"
+    assert told[4]["pool"] == LEARNED
+
+
+def test_the_page_says_how_many_seeds_stand_behind_a_row():
+    text = "\n".join(
+        page.lines(
+            measured(
+                *(played(0.98 - seed / 100, 10 + seed, seed=seed) for seed in (1, 2)),
+                *(played(0.99, 20 + seed, seed=seed, policy="SkyServe") for seed in (1, 2)),
+                played(0.985, 25, policy="SkyServe", knob=0.5),
+                played(0.985, 25, policy="Modal-like"),
+                *(played(0.9, 5, seed=seed, trace=POOL_TRACE, tier=TRI, pool=LEARNED) for seed in (1, 2)),
+                played(0.8, 5, policy="Modal-like", trace=POOL_TRACE, tier=TRI, pool=DOCUMENTED),
+                seeds=(1, 2),
+            ),
+            [],
+        )
+    )
+    for row in (
+        "| Corral | 2 | **0.965 / 11.5** (0.960–0.970 / 11–12) | 1 | 1.00 |",
+        "| SkyServe | 2 | **0.990 / 21.5** (0.990–0.990 / 21–22) | 1 | 1.87 |",
+        "| Modal-like † | 1 | **0.985 / 25** | 1 | 2.17 |",
+        "| Corral, pool: learned | 2 | 0.900 (0.900–0.900) | 5 (5–5) |",
+        "| Modal-like, pool: documented | 1 | 0.800 | 5 |",
+    ):
+        assert row in text
+
+
 # --- all of it, on minutes of traffic ---------------------------------------------------------------------------------------------
 
 
@@ -352,6 +429,10 @@ def test_from_traces_to_a_page(tmp_path):
     for one in [*table.tables(found), table.of_bars(held)]:
         console.print(one)
     console.file.close()
+    told = [json.loads(line) for line in lines.every(found)]
+    assert {(one["trace"], one["policy"]) for one in told} == {
+        (trace, policy) for trace in (CONV, "unknown") for policy in (OURS, *(one.name for one in PEERS))
+    }
     assert f"{CONV}  (bound 0.50 h)" in (tmp_path / "out.txt").read_text()
 
 

@@ -1,7 +1,6 @@
 """What strangers send, and what must not get out."""
 
 import asyncio
-import datetime as dt
 import hashlib
 import json
 import re
@@ -13,7 +12,7 @@ import hypothesis
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from worker_kit import bearer, bundle, config_for, soon
+from worker_kit import bearer, bundle, certificate, config_for, soon
 
 from pyworker import HandlerConfig, LogActionConfig, WorkerConfig, call, server
 from pyworker.process import ModelProcess
@@ -213,36 +212,6 @@ async def test_a_model_left_by_an_earlier_life_is_ended(tmp_path):
     assert second.last_words() == "hi\n"
     await second.stop(1.0)
     assert not (tmp_path / "model.pid").exists()
-
-
-def certificate(folder):
-    import ipaddress
-
-    from cryptography import x509
-    from cryptography.hazmat.primitives import hashes, serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
-    from cryptography.x509.oid import NameOID
-
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "worker")])
-    now = dt.datetime.now(dt.UTC)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - dt.timedelta(minutes=5))
-        .not_valid_after(now + dt.timedelta(hours=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    cert, secret = folder / "cert.pem", folder / "key.pem"
-    cert.write_bytes(made.public_bytes(serialization.Encoding.PEM))
-    secret.write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    )
-    return cert, secret, made.public_bytes(serialization.Encoding.DER)
 
 
 async def test_tls_with_a_certificate_whose_fingerprint_is_told(start_worker, model, router, tmp_path):

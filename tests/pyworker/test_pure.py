@@ -416,6 +416,12 @@ def test_settings_from_a_token_and_vasts_variables():
     assert own.url(3000) == "http://1.2.3.4:41000"
     assert "SUSECRET" not in repr(own)
     assert settings.load({**env, "PUBLIC_IPADDR": "::1"}).url(3000) == "http://[::1]:41000"
+    assert [own.own_url(address, 3000) for address in ("0.0.0.0", "10.0.0.7", "::", "fd00::7")] == [
+        "http://127.0.0.1:3000",
+        "http://10.0.0.7:3000",
+        "http://[::1]:3000",
+        "http://[fd00::7]:3000",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import datetime as dt
+import ipaddress
 import itertools
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -12,6 +14,10 @@ from typing import Any
 
 import msgspec
 from aiohttp import web
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 from nacl.signing import SigningKey
 
 from pyworker import HandlerConfig, Timeouts, WorkerConfig
@@ -193,6 +199,30 @@ def config_for(model: Model, *handlers: HandlerConfig, **more: Any) -> WorkerCon
         "timeouts": Timeouts(connect_s=1.0, first_byte_s=10.0, idle_s=10.0),
     }
     return WorkerConfig(**(defaults | more))
+
+
+def certificate(folder: Path) -> tuple[Path, Path, bytes]:
+    """For 127.0.0.1, signed by itself: the files of certificate and key, and the certificate's DER."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "worker")])
+    now = dt.datetime.now(dt.UTC)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - dt.timedelta(minutes=5))
+        .not_valid_after(now + dt.timedelta(hours=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    cert, secret = folder / "cert.pem", folder / "key.pem"
+    cert.write_bytes(made.public_bytes(serialization.Encoding.PEM))
+    secret.write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+    return cert, secret, made.public_bytes(serialization.Encoding.DER)
 
 
 def bearer(token: str, **more: str) -> dict[str, str]:

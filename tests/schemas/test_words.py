@@ -136,11 +136,59 @@ def test_a_ticket_of_absurd_length_is_refused_before_any_work():
         ({"max_workers": -1}, "max_workers"),
         ({"max_workers": 2, "cold_workers": 3}, "cold_workers"),
         ({"inactivity_timeout": float("inf")}, "inactivity_timeout"),
+        ({"inactivity_timeout": float("-inf")}, "inactivity_timeout"),
+        ({"target_queue_time": float("inf")}, "target_queue_time"),
+        ({"max_workers": 0, "min_load": 10.0}, "max_workers (0) allows no worker, and min_load (10) keeps some hot"),
+        (
+            {"max_workers": 0, "inactivity_timeout": -1.0},
+            "max_workers (0) allows no worker, and inactivity_timeout (-1) says never",
+        ),
+        ({"cold_mult": 0.5}, "cold_mult (0.5) counts hot and cold workers together, so below 1 it asks for less than the load"),
+        ({"target_queue_time": 40.0}, "target_queue_time (40) is more than max_queue_time (30)"),
+        ({"target_queue_time": 3.0, "max_queue_time": 2.0}, "lower the first or raise the second"),
     ],
 )
 def test_contradictions_are_named(settings, word):
     (sentence,) = ScalingSettings(**settings).problems()
     assert word in sentence
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"max_workers": 0},
+        {"max_workers": 0, "inactivity_timeout": 0.0, "min_load": 0.0},
+        {"cold_mult": 0.0},
+        {"cold_mult": 1.0},
+        {"target_queue_time": 30.0},
+        {"max_queue_time": 3.0},  # with the target that nobody has set
+        {"max_queue_time": 0.0},
+    ],
+)
+def test_what_is_at_the_edge_makes_sense(settings):
+    assert ScalingSettings(**settings).problems() == ()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        # its command line and its VastAI class
+        {"min_load": 0.0, "min_cold_load": 0.0, "target_util": 0.9, "cold_mult": 2.5, "cold_workers": 5, "max_workers": 20},
+        # its OpenAPI files: create_endpoint, create_autogroup
+        {"min_load": 10.0, "target_util": 0.9, "cold_mult": 2.5, "cold_workers": 5, "max_workers": 20},
+        {"min_load": 1.0, "target_util": 0.9, "cold_mult": 3.0, "cold_workers": 3, "max_workers": 20},
+        # its web page, with the waits that its help names as the system's
+        {"min_load": 1.0, "min_cold_load": 0.0, "target_util": 0.9, "cold_mult": 3.0, "cold_workers": 5, "max_workers": 16,
+         "max_queue_time": 30.0, "target_queue_time": 10.0},
+        # `run benchmarks`, its example of a deployment, and what its guides advise
+        {"min_load": 1.0, "cold_workers": 1, "max_workers": 1},
+        {"max_queue_time": 30.0, "target_queue_time": 5.0},
+        {"max_queue_time": 60.0},
+    ],
+)  # fmt: skip
+def test_what_vasts_clients_send_by_default_makes_sense(settings):
+    for timeout in ({}, {"inactivity_timeout": 0.0}, {"inactivity_timeout": -1.0}):
+        assert ScalingSettings(**settings, **timeout).problems() == ()
 
 
 def test_the_defaults_make_sense():

@@ -40,7 +40,8 @@ def test_pain_1_the_first_request_after_zero_succeeds(tell):
     assert report.ended == {"answered": 3}
 
 
-def test_pain_2_ready_is_reachable(tell):
+@pytest.mark.parametrize("gateway_s", [0.0, 20.0], ids=["reached at once", "a gateway that lets nobody through for 20 s"])
+def test_pain_2_ready_is_reachable(tell, gateway_s):
     """The first request gets a 502 and the second is fine: ready was not reachable.
 
     https://github.com/kedacore/http-add-on/issues/854
@@ -55,7 +56,7 @@ def test_pain_2_ready_is_reachable(tell):
             seen.update(crowd.refusals)
             await world.eventually(lambda: not world.market.of(chat.id, "running"), 300)
 
-    report = tell(story)
+    report = tell(story, kinds=(Kind(gateway_s=gateway_s),))
     assert report.ended == {"answered": report.requests}
     assert seen == {}, "nobody was sent where nobody listens"
 
