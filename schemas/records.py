@@ -94,11 +94,6 @@ class ScalingSettings(Record, frozen=True, kw_only=True):
                 f"max_workers (0) allows no worker, and inactivity_timeout ({self.inactivity_timeout:g}) says never to go to zero: "
                 "raise max_workers, or set inactivity_timeout to 0 or more"
             )
-        if self.cold_mult is not None and 0 < self.cold_mult < 1:
-            found.append(
-                f"cold_mult ({self.cold_mult:g}) counts hot and cold workers together, so below 1 it asks for less than the load: set "
-                "1 or more, 0 for none kept cold, or leave it unset"
-            )
         # A low max_queue_time alone is no contradiction: who set it said nothing of a target.
         target_s, most_s = self.target_queue_time, self.max_queue_time
         if target_s != DEFAULT_TARGET_QUEUE_TIME_S and 0 <= most_s < target_s < float("inf"):

@@ -163,7 +163,7 @@ ADMIN = [
     ("POST", "/api/v0/endptjobs/", {"endpoint_name": "new", "cold_workers": 5, "max_workers": 4}, 422, "contradiction"),
     ("POST", "/api/v0/endptjobs/", {"endpoint_name": "new", "max_workers": 0, "min_load": 1}, 422, "contradiction"),
     ("POST", "/api/v0/endptjobs/", {"endpoint_name": "new", "max_workers": 0, "inactivity_timeout": -1}, 422, "contradiction"),
-    ("POST", "/api/v0/endptjobs/", {"endpoint_name": "new", "cold_mult": 0.5}, 422, "contradiction"),
+    ("POST", "/api/v0/endptjobs/", {"endpoint_name": "new", "max_workers": 0, "min_load": 10}, 422, "contradiction"),
     ("PUT", "/api/v0/endptjobs/ID/", {"target_queue_time": 31}, 422, "contradiction"),
     ("POST", "/api/v0/endptjobs/", {"endpoint_name": "new", "endpoint_state": "sleepy"}, 422, "bad_field"),
     ("POST", "/api/v0/endptjobs/", {"endpoint_name": "TAKEN"}, 409, "name_taken"),
