@@ -46,8 +46,7 @@ class Plan:
     provisioners: int = 1
     weather: Weather = field(default_factory=Weather)
     kinds: tuple[Kind, ...] = (Kind(),)
-    #: Stories count workers, so the plain engine tells them; a soak takes the one in use.
-    scaler: ScalerSettings = field(default_factory=lambda: ScalerSettings(engine="reactive"))
+    scaler: ScalerSettings = field(default_factory=ScalerSettings)  #: as in production, with the engine in use
     lease: LeaseTimes = field(default_factory=LeaseTimes)
     rhythm: Rhythm = field(default_factory=Rhythm)
     ticket_ttl_s: float = 60.0

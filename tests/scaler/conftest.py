@@ -14,14 +14,16 @@ from tests.scaler.house import House
 
 @pytest.fixture(autouse=True)
 def engine(request, monkeypatch):
-    """Pains are told with each demand engine."""
+    """Pains and the stories of the scaler's day are told with each demand engine, unless they are marked with COUNTS."""
     name = getattr(request, "param", "reactive")
     monkeypatch.setattr(story, "ENGINE", name)
     return name
 
 
 def pytest_generate_tests(metafunc):
-    if metafunc.module.__name__.endswith("test_pains"):
+    if not metafunc.module.__name__.endswith(("test_pains", "test_stories")):
+        return
+    if not any(mark == story.COUNTS.mark for mark in metafunc.definition.iter_markers("parametrize")):
         metafunc.parametrize("engine", list(decide.ENGINES), indirect=True)
 
 

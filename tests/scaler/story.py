@@ -13,6 +13,7 @@ from __future__ import annotations
 import random
 
 import msgspec
+import pytest
 
 from scaler import decide, limits, observations, state
 from scaler.types import Decision, EndpointState, Liveness, Policy, Telemetry, WorkerFact
@@ -33,8 +34,11 @@ def group(group_id: GroupId = G1, **fields) -> WorkerGroup:
     return WorkerGroup(**{"id": group_id, "template": TEMPLATE, "expected_perf": 100.0, **fields})
 
 
-#: Most stories count workers to the last one, so they are told with the engine that simply divides load by speed.
+#: Where nothing else is said. Many stories count workers to the last one, so it is the engine that simply divides load by speed; pains
+#: and the stories of the scaler's day are told with each (see conftest).
 ENGINE = "reactive"
+#: Of these, one that counts what only that engine wants: the one in use may have one more for what may come.
+COUNTS = pytest.mark.parametrize("engine", [ENGINE], indirect=True)
 
 
 class Machine:

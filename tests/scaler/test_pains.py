@@ -16,11 +16,12 @@ from tests.scaler.story import G1, G2, T0, Story, group
 OOM = Failure(cause=Cause.MODEL_OOM, message="out of memory", at=T0)
 
 
-def test_a_wrong_model_path_costs_three_starts_and_not_the_balance():
+@pytest.mark.parametrize("perf", [None, 100.0])
+def test_a_wrong_model_path_costs_three_starts_and_not_the_balance(perf):
     # runpod-workers/worker-vllm 29: workers crash for hours, "entire balance was wiped".
-    story = Story(groups=(group(expected_perf=None),))
+    story = Story(groups=(group(expected_perf=perf),))
     story.fails[G1] = Failure(cause=Cause.MODEL_DOWNLOAD, message="no such model", at=T0)
-    story.asks(500).until(4 * 3600)
+    story.asks(500).until(2 * 3600)
     assert len(story.ops("create")) == 3
     assert story.existing == 0, "nothing is left running"
     last = story.decisions[-1]
@@ -183,9 +184,9 @@ def test_victims_are_pending_then_coming_then_idle_then_busy():
     assert order[3:] == [idle, busy]
 
 
-def test_what_is_on_its_way_is_not_bought_again():
+def test_what_is_on_its_way_is_not_bought_again(engine):
     # aibrix 2671: counts pending replicas as missing and buys again.
-    story = Story(create_s=500, perf=100, policy=Policy(breaker_failures=9)).asks(0)
+    story = Story(create_s=500, perf=100, policy=Policy(name=engine, breaker_failures=9)).asks(0)
     story.sets(min_load=290)
     for _ in range(200):
         story.decide()
@@ -221,8 +222,8 @@ def test_demand_that_returns_takes_a_draining_worker_back():
     assert len(story.ops("create")) + len(story.ops("start")) == bought
 
 
-def test_a_drain_without_end_is_cut_at_its_deadline_and_says_so():
-    story = Story(create_s=10, inactivity_timeout=0, policy=Policy(drain_deadline_s=200.0)).asks(50).until(700)
+def test_a_drain_without_end_is_cut_at_its_deadline_and_says_so(engine):
+    story = Story(create_s=10, inactivity_timeout=0, policy=Policy(name=engine, drain_deadline_s=200.0)).asks(50).until(700)
     worker = story.workers(WorkerState.READY)[0].worker_id
     story.machines[worker].backlog = 1e9
     story.asks(0)
@@ -289,9 +290,13 @@ def test_a_ghost_of_an_earlier_start_is_not_believed():
     assert story.state.workers[worker].state is WorkerState.STARTING
 
 
-def test_a_spike_overflows_to_the_cheap_tier_and_comes_back():
+def test_a_spike_overflows_to_the_cheap_tier_and_comes_back(engine):
     big, cheap = group(G1, tier=0), group(G2, tier=1)
-    story = Story(groups=(big, cheap), create_s=20, max_workers=20, policy=Policy(cold_keep_s=60.0)).asks(180).until(1800)
+    story = (
+        Story(groups=(big, cheap), create_s=20, max_workers=20, policy=Policy(name=engine, cold_keep_s=60.0))
+        .asks(180)
+        .until(1800)
+    )
     story.refuses.add(G1)  # the big machines are sold out
     story.asks(600).until(3000)
     by_group = [w.group_id for w in story.workers(WorkerState.READY)]

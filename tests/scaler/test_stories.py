@@ -5,7 +5,7 @@ from scaler.types import Policy, Telemetry
 from schemas.reasons import Cause, Why
 from schemas.records import Failure, Override
 from schemas.states import WorkerState
-from tests.scaler.story import EP, G1, G2, T0, Activity, Story, group
+from tests.scaler.story import COUNTS, EP, G1, G2, T0, Activity, Story, group
 
 OOM = Failure(cause=Cause.MODEL_OOM, message="out of memory", at=T0)
 
@@ -61,6 +61,7 @@ def test_a_twenty_minute_load_is_not_killed_before_it_is_ready():
     assert story.ops("destroy") == []
 
 
+@COUNTS
 def test_load_up_and_down_again():
     story = Story(perf=100, target_util=0.9, max_workers=10)
     story.asks(250).until(900)
@@ -72,6 +73,7 @@ def test_load_up_and_down_again():
     assert story.cold >= 1, "what was hot within six hours stays on disk"
 
 
+@COUNTS
 def test_cold_workers_are_started_before_new_ones_are_bought():
     story = Story(perf=100)
     story.asks(250).until(400).asks(0).until(900)
@@ -141,8 +143,9 @@ def test_cold_mult_asks_for_capacity_in_all():
     assert story.existing == 5  # 3 x 150 / 100, rounded up
 
 
-def test_what_lies_cold_longer_than_pays_is_destroyed():
-    story = Story(policy=Policy(name="reactive", cold_keep_s=3600.0), create_s=20)
+@COUNTS  # cold_keep_s is only for the engine that does not learn what pays
+def test_what_lies_cold_longer_than_pays_is_destroyed(engine):
+    story = Story(policy=Policy(name=engine, cold_keep_s=3600.0), create_s=20)
     story.asks(250).until(300).asks(0).until(900)
     assert story.cold >= 3
     story.until(6000)
@@ -151,6 +154,7 @@ def test_what_lies_cold_longer_than_pays_is_destroyed():
     assert any(a.why is Why.COLD_POOL for d in story.decisions for a in d.actions)
 
 
+@COUNTS  # the other one has two from the beginning
 def test_a_long_wait_adds_a_worker_although_the_costs_look_small():
     # The clients say every request costs 1, it takes ten seconds each.
     story = Story(target_queue_time=5, perf=100, cost=200, slots=1, create_s=10)
@@ -196,7 +200,8 @@ def test_a_deleted_group_makes_room_for_the_others():
 def test_shares_follow_weights():
     story = Story(groups=(group(G1, weight=3.0), group(G2, weight=1.0)), create_s=10, perf=100).asks(700).until(900)
     by_group = [w.group_id for w in story.workers(WorkerState.READY)]
-    assert (by_group.count(G1), by_group.count(G2)) == (6, 2)
+    assert len(by_group) >= 8
+    assert abs(by_group.count(G1) - 0.75 * len(by_group)) < 1
 
 
 def test_a_higher_tier_is_used_only_when_the_lower_cannot():
@@ -262,8 +267,8 @@ def test_an_override_has_an_owner_and_an_end():
     assert story.ready == 0
 
 
-def test_an_advisory_policy_says_and_does_nothing():
-    story = Story(policy=Policy(name="reactive", mode="advisory"))
+def test_an_advisory_policy_says_and_does_nothing(engine):
+    story = Story(policy=Policy(name=engine, mode="advisory"))
     story.fold(observations.Ticked(at=story.now))
     story.asks(100)
     from scaler import decide
