@@ -314,10 +314,18 @@ class Planner:
         if worker.from_cold and needed_on_disk:
             self._book.act("stop", worker, wanted.why, f"on its way and no longer needed: {wanted.sentence}")
             return True
-        if self._book.staying - 1 < wanted.floor:
+        if self._book.staying - 1 < self._least(wanted):
             return False
         self._book.act("destroy", worker, wanted.why, f"{worker.state} and no longer needed: {wanted.sentence}")
         return True
+
+    def _least(self, wanted: Want) -> int:
+        """So many are not given up while on their way. A pool that the user set breathes with the load; its recent size counts, or it would
+        be bought and cancelled with every breath.
+        """
+        settings = self._scene.settings
+        is_set = settings.cold_mult is not None or settings.min_cold_load is not None
+        return max(wanted.total, wanted.floor) if is_set else wanted.floor
 
     # --- small parts ---
 
