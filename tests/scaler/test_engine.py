@@ -56,6 +56,23 @@ def test_more_load_never_wants_fewer(history, count, more, service_s, waiting):
     assert fuller.hot >= less.hot
 
 
+#: Quiet, steady and busy minutes, more than ten in all: the rules are compared, and the first one and caution are past.
+spans = st.lists(st.tuples(st.sampled_from([0.0, 1.0, 6.0, 40.0, 300.0]), st.integers(20, 60)), min_size=8, max_size=10)
+
+
+@settings(max_examples=20, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@given(spans, st.floats(0, 100), st.floats(0, 200), st.sampled_from([0.5, 8.0, 90.0]), st.integers(0, 9))
+def test_more_load_never_wants_fewer_where_the_rules_decide(history, count, more, service_s, waiting):
+    steps = [count for count, length in history for _ in range(length)]
+    _, mind = play(begin(3, caution_hot=3), steps, dt_s=4.0, service_s=service_s)
+    less, _ = step(mind, seen(mind, count, service_s=service_s, waiting=waiting))
+    assert less.because not in ("prior", "caution")
+    louder, _ = step(mind, seen(mind, count + more, service_s=service_s, waiting=waiting))
+    longer, _ = step(mind, seen(mind, count, service_s=2 * service_s, waiting=waiting))
+    fuller, _ = step(mind, seen(mind, count, service_s=service_s, waiting=waiting + 50))
+    assert min(louder.hot, longer.hot, fuller.hot) >= less.hot
+
+
 @law
 @given(counts)
 def test_equal_input_gives_equal_opinions_and_an_equal_memory_also_through_bytes(history):
