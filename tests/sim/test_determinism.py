@@ -18,12 +18,14 @@ from sim.machines import Machine
 from sim.run import run
 from sim.service import FixedRate, ProcessorSharing
 from sim.peers.knative import KnativeAutoscaler
+from sim.corral_policy import CorralEngine
 from sim.policy import PoolFacts
 
 workload = synthetic.make("bursty", seed=3, hours=6)
 machine = Machine(crash_mtbf_s=3600.0)
 for service in (FixedRate, ProcessorSharing):
     print(run(workload, KnativeAutoscaler(PoolFacts.of(workload)), machine=machine, seed=2, service=service, record=True).digest)
+print(run(workload, CorralEngine(workload), machine=machine, seed=2, record=True).digest)
 """
 
 
@@ -36,7 +38,7 @@ def digests(hash_seed: str) -> str:
 def test_two_processes_and_two_hash_seeds_give_the_same_digest():
     first, second = digests("0"), digests("4242")
     assert first == second
-    assert len(set(first.split())) == 2
+    assert len(set(first.split())) == 3
 
 
 @pytest.mark.parametrize("service", [FixedRate, ProcessorSharing])

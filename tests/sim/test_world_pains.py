@@ -318,3 +318,28 @@ def test_pain_25_a_purchase_that_nobody_needs_any_more_is_given_back(tell):
 
     tell(story, kinds=(Kind(create_s=300.0),))
     assert seen["took_s"] <= 90
+
+
+def test_pain_26_up_and_down_in_turns(tell):
+    """ray 18925: up to N, the average queue drops, down to 1, repeat. Here requests come at random, at a constant rate.
+
+    https://github.com/ray-project/ray/issues/18925
+    """
+    seen = {}
+
+    async def story(world):
+        chat = await world.operator.create("chat", group(), max_workers=12)
+        world.clients.steady(chat, rate=0.7, units=500, for_s=1200)
+        await world.until(1200)
+        crowd = world.clients.steady(chat, rate=0.7, units=500, for_s=1200)
+        counts = []
+        for _ in range(120):
+            await world.until(world.now_s + 10)
+            counts.append(world.count(chat))
+        await world.until(2500)
+        seen.update(crowd=crowd, counts=counts)
+
+    tell(story, grain_s=1.0)
+    assert set(seen["crowd"].ended) == {"answered"}
+    assert min(seen["counts"]) >= 4, "350 units a second are the work of three and a half"
+    assert max(seen["counts"]) - min(seen["counts"]) <= 3
