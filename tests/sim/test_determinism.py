@@ -25,6 +25,7 @@ workload = synthetic.make("bursty", seed=3, hours=6)
 machine = Machine(crash_mtbf_s=3600.0)
 for service in (FixedRate, ProcessorSharing):
     print(run(workload, KnativeAutoscaler(PoolFacts.of(workload)), machine=machine, seed=2, service=service, record=True).digest)
+workload = synthetic.make("steady", seed=3, hours=0.5)
 print(run(workload, CorralEngine(workload), machine=machine, seed=2, record=True).digest)
 """
 
