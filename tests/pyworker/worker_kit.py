@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import datetime as dt
 import ipaddress
 import itertools
 import time
@@ -15,9 +14,6 @@ from typing import Any
 import msgspec
 from aiohttp import web
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 from nacl.signing import SigningKey
 
 from pyworker import HandlerConfig, Timeouts, WorkerConfig
@@ -26,6 +22,7 @@ from schemas import ticket
 from schemas.ids import EndpointId, GroupId, WorkerId
 from schemas.signals import WorkerBundle
 from schemas.states import WorkerState
+from tests.certificates import self_signed
 
 _numbers = itertools.count(1)
 
@@ -202,27 +199,8 @@ def config_for(model: Model, *handlers: HandlerConfig, **more: Any) -> WorkerCon
 
 
 def certificate(folder: Path) -> tuple[Path, Path, bytes]:
-    """For 127.0.0.1, signed by itself: the files of certificate and key, and the certificate's DER."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "worker")])
-    now = dt.datetime.now(dt.UTC)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - dt.timedelta(minutes=5))
-        .not_valid_after(now + dt.timedelta(hours=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    cert, secret = folder / "cert.pem", folder / "key.pem"
-    cert.write_bytes(made.public_bytes(serialization.Encoding.PEM))
-    secret.write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    )
-    return cert, secret, made.public_bytes(serialization.Encoding.DER)
+    """For 127.0.0.1: the files of certificate and key, and the certificate's DER."""
+    return self_signed(folder, x509.IPAddress(ipaddress.ip_address("127.0.0.1")))
 
 
 def bearer(token: str, **more: str) -> dict[str, str]:

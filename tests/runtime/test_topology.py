@@ -1,5 +1,4 @@
 import asyncio
-import datetime as dt
 import re
 import socket
 import subprocess
@@ -9,8 +8,6 @@ from pathlib import Path
 import msgspec
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 from nats.js import api
 
 from runtime import init, js_names, migrate, server_binary, topology
@@ -19,6 +16,7 @@ from runtime.nats_bus import NatsSettings, connect, open_client
 from runtime.permissions import Role
 from schemas import subjects
 from schemas.ids import EndpointId
+from tests.certificates import self_signed
 
 ROOT = Path(__file__).parents[2]
 E1 = EndpointId(1)
@@ -151,28 +149,9 @@ def production(tmp_path):
 
 
 def make_certificate(folder: Path) -> None:
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
-    now = dt.datetime.now(dt.UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - dt.timedelta(minutes=1))
-        .not_valid_after(now + dt.timedelta(hours=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
     folder.mkdir()
-    pem = certificate.public_bytes(serialization.Encoding.PEM)
-    (folder / "cert.pem").write_bytes(pem)
-    (folder / "ca.pem").write_bytes(pem)
-    (folder / "key.pem").write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    )
+    certificate, _, _ = self_signed(folder, x509.DNSName("localhost"))
+    (folder / "ca.pem").write_bytes(certificate.read_bytes())
 
 
 @pytest.mark.parametrize("blocks", [(), ("tls",), ("cluster",), ("tls", "cluster", "leafnodes", "websocket")])
