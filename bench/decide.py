@@ -6,9 +6,13 @@ state_bytes   what a leader stores of the large endpoint for the next one
 
 Times are CPU seconds of this thread: on a machine that others use too, the wall clock tells more about them. Even so a neighbour in
 the caches can make a minute twice as slow as the next. So each moment is decided anew in several passes over the whole run, a few
-times in a row, and of each decision the quickest counts: it was disturbed least. Quantiles are over decisions. `decide_once_p99` is over all
-first tries as they came: with cold caches and whatever else went on. `noise` is how much slower a fixed loop beside them was on average than at its quickest; a run that was slow all through does not show. ARGS="--engine NAME" takes
-another engine than the default (`scaler.decide.ENGINES`).
+times in a row, and of each decision the quickest counts: it was disturbed least. Quantiles are over decisions.
+
+decide_once_p99  over all first tries as they came: with cold caches and whatever else went on
+noise            how much slower a fixed loop beside them was on average than at its quickest; a run that was slow all through
+                 does not show
+
+ARGS="--engine NAME" takes another engine than the default (`scaler.decide.ENGINES`).
 """
 
 from __future__ import annotations
@@ -104,6 +108,7 @@ class World:
             sent_at=self.now,
             arrivals_total=int(self.arrived / COST),
             arrived_units_total=self.arrived,
+            routed_units_total=self.arrived,
         )
         self.fold(observations.DemandSeen(at=self.now, report=report))
 

@@ -106,13 +106,13 @@ def _seen(scene: Scene, usual: _Usual, mind: Memory) -> Seen:
     is_new = mind.at_s == mind.began_s
     is_complete = hearing.is_complete(scene.state, scene.policy, now)
     if is_complete and not is_new:
-        worth.remember(mind, fresh.units, fresh.served_units, fresh.busy_workers_s, dt_s, DEFAULT)
-    per_unit_s = worth.service_s_per_unit(mind, usual.perf, usual.slots, DEFAULT)
+        worth.remember(mind, fresh.routed_units, fresh.served_units, fresh.busy_workers_s, dt_s, DEFAULT)
+    per_unit_s = worth.service_s_per_unit(mind, usual.perf, usual.slots, here.in_hand_units, DEFAULT)
     return Seen(
         at_s=now,
         arrivals=_all_here(scene, per_unit_s) if is_new else _arrivals(scene, per_unit_s),
         present=float(here.requests) if is_new else fresh.present_s / dt_s,
-        costs_known=is_complete and (mind.arrived_units > 0 or not mind.busy_s),
+        costs_known=is_complete and (mind.routed_units > 0 or not mind.busy_s),
         waiting=here.waiting + here.queued,
         serving=here.inflight,
         hot=len(scene.roster.hot),
@@ -213,7 +213,7 @@ def _inputs(scene: Scene, usual: _Usual, opinion: Opinion, seen: Seen) -> tuple[
         InputRead(name="load", value=opinion.load_slots if state.routers else None, age_s=load_age_s, unit="slots"),
         InputRead(name="perf", value=usual.perf, age_s=beat_age_s, unit="units/s per worker"),
         InputRead(name="slots", value=float(usual.slots), age_s=beat_age_s, unit="per worker"),
-        InputRead(name="waiting", value=float(here.waiting), age_s=router_age_s, unit="requests"),
+        InputRead(name="waiting", value=None if scene.lost else float(here.waiting), age_s=router_age_s, unit="requests"),
         InputRead(name="inflight", value=float(here.inflight), age_s=beat_age_s, unit="requests"),
         InputRead(name="queued", value=float(here.queued), age_s=beat_age_s, unit="requests"),
         InputRead(name="oldest_wait", value=max(here.oldest_wait_s, here.oldest_queued_s), age_s=router_age_s, unit="s"),

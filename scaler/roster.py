@@ -60,7 +60,8 @@ class Roster:
             WorkerState.ERROR: self.failed,
             **dict.fromkeys(COMING, self.coming),
         }
-        brought_groups = {group_id for group_id, group in groups.items() if not group.managed}
+        self._brought_groups = {group_id for group_id, group in groups.items() if not group.managed}
+        brought_groups = self._brought_groups
         routed = {group_id for group_id, group in groups.items() if group.weight > 0}
         shut = groups.keys() - routed if routed else frozenset()
         for worker in state.workers.values():
@@ -71,7 +72,9 @@ class Roster:
                 continue
             self.living.append(worker)
             provider, group_id = worker.provider, worker.group_id
-            if provider in UNMANAGED_PROVIDERS if provider else group_id in brought_groups:
+            if (
+                provider in UNMANAGED_PROVIDERS if provider else group_id in brought_groups
+            ):  # as is_brought, without a call for each
                 if place is self.ready and group_id not in shut:
                     self.brought_ready.append(worker)
             elif group_id not in groups:
@@ -93,10 +96,7 @@ class Roster:
 
     def is_brought(self, worker: WorkerFact) -> bool:
         """A machine that somebody brought, whatever its group buys otherwise: theirs to end, not ours."""
-        if worker.provider:
-            return worker.provider in UNMANAGED_PROVIDERS
-        group = self.groups.get(worker.group_id)
-        return group is not None and not group.managed
+        return worker.provider in UNMANAGED_PROVIDERS if worker.provider else worker.group_id in self._brought_groups
 
     def is_stale(self, worker: WorkerFact) -> bool:
         """Of an older template revision than its group has now, or still puts up with."""

@@ -31,6 +31,7 @@ class Present(msgspec.Struct, frozen=True):
     queued_units: float = 0.0
     oldest_queued_s: float = 0.0
     reserved_units: float = 0.0
+    in_hand_units: float = 0.0  #: accepted by workers and not finished, as they count
 
     @property
     def requests(self) -> int:
@@ -63,6 +64,7 @@ def present(state: EndpointState, now: float, policy: Policy) -> Present:
         queued_units=sum([w.load_units * w.queued / (w.inflight + w.queued) for w in queueing], start=0.0),
         oldest_queued_s=max([worker.oldest_queued_s for worker in serving], default=0.0),
         reserved_units=reserved,
+        in_hand_units=sum([worker.load_units for worker in serving], start=0.0),
     )
 
 
@@ -83,6 +85,7 @@ def reported(state: EndpointState, report: DemandReport, at: float, policy: Poli
         seen_at=at,
         arrivals_total=report.arrivals_total,
         arrived_units_total=report.arrived_units_total,
+        routed_units_total=report.routed_units_total,
         waiting=report.waiting,
         waiting_units=report.waiting_units,
         oldest_wait_s=report.oldest_wait_s,
@@ -130,9 +133,15 @@ def _with_report(fresh: Fresh, before: RouterFact, now: RouterFact, recent: floa
         sizes={size: count for size, count in sizes.items() if count},
         arrivals=fresh.arrivals + max(round((now.arrivals_total - before.arrivals_total) * recent), 0),
         units=fresh.units + max((now.arrived_units_total - before.arrived_units_total) * recent, 0.0),
+        routed_units=fresh.routed_units + _routed_units(before, now) * recent,
         ended=fresh.ended + max(now.ended_total - before.ended_total, 0),
         late=fresh.late + max(now.late_total - before.late_total, 0),
     )
+
+
+def _routed_units(before: RouterFact, now: RouterFact) -> float:
+    is_known = before.routed_units_total > 0 or not before.ended_total  # else a scaler stored it that did not keep this total
+    return max(now.routed_units_total - before.routed_units_total, 0.0) if is_known else 0.0
 
 
 def forgotten(router: RouterFact) -> RouterFact:

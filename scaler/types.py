@@ -169,6 +169,7 @@ class RouterFact(Value, frozen=True, kw_only=True):
     seen_at: float = 0.0
     arrivals_total: int = 0
     arrived_units_total: float = 0.0
+    routed_units_total: float = 0.0
     waiting: int = 0
     waiting_units: float = 0.0
     oldest_wait_s: float = 0.0
@@ -240,6 +241,7 @@ class Fresh(Value, frozen=True, kw_only=True):
     sizes: dict[int, int] = {}  #: class of size -> requests that came
     arrivals: int = 0
     units: float = 0.0
+    routed_units: float = 0.0  #: of those that got a worker
     ended: int = 0  #: requests that got their worker or gave up
     late: int = 0  #: of these, later than target_queue_time
     present_s: float = 0.0  #: request-seconds of those here

@@ -59,7 +59,7 @@ def is_busy(worker: WorkerFact) -> bool:
 def progress(worker: WorkerFact) -> int:
     """How much is lost when it goes: 0 nothing but an order, 1 part of a start, 2 a warm model, 3 it would still have work to do."""
     if worker.state not in COMING:
-        return 3 if worker.inflight + worker.queued > 0 else 2
+        return 3 if is_busy(worker) else 2
     return 0 if worker.state in (WorkerState.PENDING, WorkerState.CREATING) else 1
 
 

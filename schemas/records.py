@@ -36,7 +36,7 @@ class ScalingSettings(Record, frozen=True, kw_only=True):
     cold_mult: Annotated[
         float | None,
         Meta(
-            description="Capacity of hot and cold together / active load: 1 or more, or 0 for none kept cold. "
+            description="Capacity of hot and cold together / active load; below 1 none is kept cold. "
             "Unset: Corral decides by break-even."
         ),
     ] = None

@@ -55,7 +55,7 @@ class Memory(msgspec.Struct, kw_only=True):
     service_mean_s: float
     service_square_s2: float
     # what costs are worth
-    arrived_units: float  #: discounted, as clients say
+    routed_units: float  #: discounted, of requests that got a worker, as clients say
     served_units: float  #: discounted, as workers count
     busy_s: float  #: discounted worker-seconds
     # the shadows
@@ -110,7 +110,7 @@ def fresh(constants: Constants, at_s: float, start_hot: int, lead_s: float, *, s
         past_levels=np.zeros((STAGES, levels)),
         service_mean_s=0.0,
         service_square_s2=0.0,
-        arrived_units=0.0,
+        routed_units=0.0,
         served_units=0.0,
         busy_s=0.0,
         shadows=shadows,

@@ -136,6 +136,14 @@ class World:
         wanted = states or (WorkerState.READY,)
         return sum(1 for record in self.records(endpoint) if record.state in wanted)
 
+    async def counts(self, endpoint: EndpointRecord, *, for_s: float, every_s: float = 5.0) -> list[int]:
+        """Let it run for so long; how many were ready, time and again."""
+        found, end_s = [], self.now_s + for_s
+        while self.now_s < end_s:
+            await self.until(self.now_s + every_s)
+            found.append(self.count(endpoint))
+        return found
+
     def whys(self, endpoint: EndpointRecord) -> Counter[str]:
         """Reasons of all its decisions so far."""
         told = self.inspector.told.get(endpoint.id)

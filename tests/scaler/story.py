@@ -349,6 +349,7 @@ class Story:
                     sent_at=self.now,
                     arrivals_total=int(self.arrivals + 1e-9),
                     arrived_units_total=self.arrived_units,
+                    routed_units_total=max(0.0, self.arrived_units - self.waiting),
                     waiting=int(self.waiting / self.cost + 0.999),
                     waiting_units=self.waiting,
                     oldest_wait_s=0.0 if self.waiting_since is None else self.now - self.waiting_since,

@@ -258,14 +258,21 @@ def test_who_will_still_be_there():
 
 def test_costs_are_worth_what_workers_make_of_them():
     mind = begin()
-    assert worth.service_s_per_unit(mind, 100.0, 8, DEFAULT) == pytest.approx(0.08)
+    assert worth.service_s_per_unit(mind, 100.0, 8, 0.0, DEFAULT) == pytest.approx(0.08)
     for _ in range(3000):  # clients say 100, workers count 10 and need the time of 20
         worth.remember(mind, 1000.0, 100.0, 2.0, 2.0, DEFAULT)
-    assert worth.service_s_per_unit(mind, 100.0, 8, DEFAULT) == pytest.approx(0.08 * 0.2, rel=0.3)
+    assert worth.service_s_per_unit(mind, 100.0, 8, 0.0, DEFAULT) == pytest.approx(0.08 * 0.2, rel=0.3)
     fast = begin()
     for _ in range(3000):  # half empty workers look faster than their benchmark; full ones are not
         worth.remember(fast, 100.0, 100.0, 0.2, 2.0, DEFAULT)
-    assert worth.service_s_per_unit(fast, 100.0, 8, DEFAULT) == pytest.approx(0.08)
+    assert worth.service_s_per_unit(fast, 100.0, 8, 0.0, DEFAULT) == pytest.approx(0.08)
+
+
+def test_work_that_is_not_finished_yet_is_worth_what_it_costs():
+    mind = begin()
+    for _ in range(100):  # long requests, all of them still in the hands of workers
+        worth.remember(mind, 1000.0, 0.0, 0.0, 2.0, DEFAULT)
+    assert worth.service_s_per_unit(mind, 100.0, 8, mind.routed_units, DEFAULT) == pytest.approx(0.08)
 
 
 def test_levels_that_are_used_often_are_kept_long_and_others_not():

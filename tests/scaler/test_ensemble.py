@@ -133,6 +133,17 @@ def test_costs_that_mean_nothing_still_get_their_workers():
     assert story.ready >= 4
 
 
+def test_load_does_not_sink_while_nobody_serves_it():
+    story = told(create_s=300, max_workers=20, slots=8).asks(500).until(60)
+    asked = story.decisions[-1].hot_asked
+    story.until(295)
+    assert story.ready == 0
+    late = [d for d in story.decisions if d.at > T0 + 60]
+    loads = [read.value for d in late for read in d.inputs if read.name == "load"]
+    assert min(loads) >= 30, "500 units a second, of 100 a worker, hold 40 slots of 8 each"
+    assert min(d.hot_asked for d in late) >= min(asked, 5)
+
+
 def test_until_a_speed_is_known_one_worker_is_enough():
     story = told(groups=(group(expected_perf=None),), create_s=120).asks(500).until(100)
     assert len(story.ops("create")) == 1

@@ -104,12 +104,14 @@ class Both:
             came[sizes.class_of(units)] = came.get(sizes.class_of(units), 0) + 1
         gone = sum(wait_s == float("inf") for wait_s in seen.waits_s)
         late = sum(wait_s > 5.0 for wait_s in seen.waits_s)
+        units_total = before.arrived_units_total + sum(seen.new_units)
         self.report = msgspec.structs.replace(
             before,
             seq=before.seq + 1,
             sent_at=now,
             arrivals_total=seen.arrived,
-            arrived_units_total=before.arrived_units_total + sum(seen.new_units),
+            arrived_units_total=units_total,
+            routed_units_total=units_total,
             sizes=came,
             waiting=seen.waiting,
             oldest_wait_s=seen.oldest_wait_s,
@@ -120,7 +122,7 @@ class Both:
         self.fold(observations.DemandSeen(at=now, report=self.report))
 
     def beats(self, seen: Observation, now: float) -> None:
-        """One speaks for all: it has all that is in service, and counts what came as served, so that costs are worth what clients say."""
+        """One speaks for all: it has all that is in service, and counts what came as routed and served, so that costs are worth what clients say."""
         beat = Heartbeat(
             worker_id=FIRST,
             endpoint_id=EP,

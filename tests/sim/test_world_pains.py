@@ -332,10 +332,7 @@ def test_pain_26_up_and_down_in_turns(tell):
         world.clients.steady(chat, rate=0.7, units=500, for_s=1200)
         await world.until(1200)
         crowd = world.clients.steady(chat, rate=0.7, units=500, for_s=1200)
-        counts = []
-        for _ in range(120):
-            await world.until(world.now_s + 10)
-            counts.append(world.count(chat))
+        counts = await world.counts(chat, for_s=1200)
         await world.until(2500)
         seen.update(crowd=crowd, counts=counts)
 
