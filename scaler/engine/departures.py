@@ -26,14 +26,20 @@ MOST_PARTS = 600
 
 
 class Pool:
-    """Departures at multiples of BIN_S: each is rounded to the nearest, which on average is right."""
+    """Departures at multiples of BIN_S: each is shared between the one before and the one after it, so that its mean is right. Rounding
+    would be right only over many lengths of requests.
+    """
 
-    __slots__ = ("counts", "present")
+    __slots__ = ("counts",)
 
-    def __init__(self, counts: NDArray[np.float32], present: float) -> None:
+    def __init__(self, counts: NDArray[np.float32]) -> None:
         """`counts[k % BINS]` requests leave at k * BIN_S."""
         self.counts = counts
-        self.present = present
+
+    @property
+    def present(self) -> float:
+        """Those that have not left. Summed anew each time, for a running total would keep the rounding of all that has ever left."""
+        return float(np.add.reduce(self.counts, dtype=np.float64))
 
     def pass_time(self, from_s: float, to_s: float, arrivals: Sequence[Arrivals]) -> float:
         """Request-seconds in the pool between two moments; arrivals are taken to come half way, and evenly in a long time.
@@ -55,19 +61,20 @@ class Pool:
             gone = float(self.counts[k % BINS])
             if gone:
                 area -= gone * (to_s - k * BIN_S)
-                self.present -= gone
                 self.counts[k % BINS] = 0.0
         middle_s = (from_s + to_s) / 2
         for group in arrivals:
             service_s = min(group.service_s, LONGEST_S)
-            leaves = round((middle_s + service_s) / BIN_S)
-            if leaves <= last:
-                area += group.count * service_s
-            else:
-                area += group.count * (to_s - middle_s)
-                self.present += group.count
-                self.counts[leaves % BINS] += group.count
-        self.present = max(self.present, 0.0)
+            leaves, later = divmod((middle_s + service_s) / BIN_S, 1.0)
+            if leaves * BIN_S < middle_s:
+                area += group.count * service_s  # too short for the bins: counted at once
+                continue
+            for k, count in ((int(leaves), group.count * (1.0 - later)), (int(leaves) + 1, group.count * later)):
+                if k <= last:
+                    area += count * (k * BIN_S - middle_s)
+                elif count:
+                    area += count * (to_s - middle_s)
+                    self.counts[k % BINS] += count
         return max(area, 0.0)
 
     def still_there(self, at_s: float, after_s: float) -> float:
@@ -76,7 +83,7 @@ class Pool:
         if last - first + 1 >= BINS:
             return 0.0
         if last < first:
-            return max(0.0, self.present)
+            return self.present
         begin, end = first % BINS, last % BINS + 1
         leaving = self.counts[begin:end] if begin < end else np.concatenate((self.counts[begin:], self.counts[:end]))
-        return max(0.0, self.present - float(np.add.reduce(leaving)))
+        return max(0.0, self.present - float(np.add.reduce(leaving, dtype=np.float64)))

@@ -41,7 +41,7 @@ def take_in(memory: Memory, seen: Seen, constants: Constants) -> float:
 
 def levels(memory: Memory, seen: Seen) -> list[float]:
     """Forecasts, then averages, in slots."""
-    staying = Pool(memory.departures, memory.present).still_there(seen.at_s, seen.lead_s) if seen.costs_known else 0.0
+    staying = Pool(memory.departures).still_there(seen.at_s, seen.lead_s) if seen.costs_known else 0.0
     return [*[flow + staying for flow in memory.flows.tolist()], *memory.averages.tolist()]
 
 
@@ -75,10 +75,7 @@ def residual_service_s(memory: Memory) -> float:
 
 
 def _offered(memory: Memory, seen: Seen, dt_s: float) -> float:
-    pool = Pool(memory.departures, memory.present)
-    area = pool.pass_time(memory.at_s, seen.at_s, seen.arrivals)
-    memory.present = pool.present
-    return area / dt_s
+    return Pool(memory.departures).pass_time(memory.at_s, seen.at_s, seen.arrivals) / dt_s
 
 
 def _follow(means: Wide, value: float, dt_s: float, smoothing_s: tuple[float, ...]) -> None:

@@ -45,7 +45,6 @@ class Memory(msgspec.Struct, kw_only=True):
     last_active_s: float
     # the load
     departures: Narrow
-    present: float
     flows: Wide  #: work that arrives per second and falls within the lead, per forecast smoothing
     averages: Wide
     peaks: Wide
@@ -101,7 +100,6 @@ def fresh(constants: Constants, at_s: float, start_hot: int, lead_s: float, *, s
         net_hot=0,
         last_active_s=at_s - 1e6,
         departures=np.zeros(BINS, dtype=np.float32),
-        present=0.0,
         flows=np.zeros(len(constants.forecast_s)),
         averages=np.zeros(len(constants.average_s)),
         peaks=np.zeros(len(constants.rises_s) * len(constants.falls_s)),

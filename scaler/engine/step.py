@@ -75,7 +75,7 @@ def _opinion(
         hot, because = int(targets[best]), "prior"
     if age_s < constants.caution_s and memory.caution_hot > hot:
         hot, because = memory.caution_hot, "caution"
-    planned = _planned(float(memory.averages[-1]) / seen.slots, seen.target_util, constants)
+    planned = _planned(memory, seen, constants)
     if planned > hot:
         hot, because = planned, "target_util"
     memory.net_hot = _net(memory, seen)
@@ -97,12 +97,16 @@ def _opinion(
     )
 
 
-def _planned(busy_workers: float, target_util: float, constants: Constants) -> int:
+def _planned(memory: Memory, seen: Seen, constants: Constants) -> int:
     """Workers that are no busier than the user said. Near full use this is a floor with some give, because there the rules weigh what
-    headroom is worth; who asks for more headroom than that gets it.
+    headroom is worth; who asks for more headroom than that gets it. Who is there already stays until the floor is clearly below.
     """
-    slack = constants.up_slack if target_util >= constants.loose_util else constants.strict_slack
-    return math.ceil(busy_workers / target_util - slack)
+    load = float(memory.averages[-1])
+    if load < constants.asleep_slots:
+        return 0
+    need = load / (seen.slots * seen.target_util)
+    slack = constants.up_slack if seen.target_util >= constants.loose_util else constants.strict_slack
+    return max(math.ceil(need - slack), min(memory.hot, math.ceil(need - slack + constants.planned_reluctance)))
 
 
 def _rounded(asked: float, before: int, constants: Constants) -> int:

@@ -108,7 +108,8 @@ class Story:
         self.waiting = 0.0  # units at the router, with no worker
         self.waiting_since: float | None = None
         self.arrived_units = 0.0
-        self.arrivals = 0.0
+        self.arrivals = 0
+        self.coming = 0.0  # of the next request
         self.report_seq = 0
         self.fails: dict[GroupId, Failure] = {}  # starts of these groups fail
         self.fails_after_s = 5.0
@@ -249,11 +250,14 @@ class Story:
             self.decide()
 
     def _arrive(self, units: float) -> None:
-        if units <= 0:
+        self.coming += units / self.cost
+        came = int(self.coming + 1e-9)
+        if came <= 0:
             return
-        self.arrived_units += units
-        self.arrivals += units / self.cost
-        self.waiting += units
+        self.coming = max(0.0, self.coming - came)
+        self.arrived_units += came * self.cost
+        self.arrivals += came
+        self.waiting += came * self.cost
         if self.waiting_since is None:
             self.waiting_since = self.now
 
@@ -347,7 +351,7 @@ class Story:
                     boot="b",
                     seq=self.report_seq,
                     sent_at=self.now,
-                    arrivals_total=int(self.arrivals + 1e-9),
+                    arrivals_total=self.arrivals,
                     arrived_units_total=self.arrived_units,
                     routed_units_total=max(0.0, self.arrived_units - self.waiting),
                     waiting=int(self.waiting / self.cost + 0.999),

@@ -5,7 +5,7 @@ import random
 import msgspec
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from scaler.engine import departures, memory, pool, rules, worth
@@ -228,7 +228,7 @@ def test_long_gaps_between_steps_do_no_harm():
 
 def test_the_infinite_pool_holds_each_request_for_its_service():
     bins = np.zeros(departures.BINS, dtype=np.float32)
-    crowd = departures.Pool(bins, 0.0)
+    crowd = departures.Pool(bins)
     area = crowd.pass_time(UNIX, UNIX + 2, (Arrivals(3.0, 10.0),))
     assert area == pytest.approx(3.0)  # come half way through two seconds
     for k in range(1, 10):
@@ -238,9 +238,23 @@ def test_the_infinite_pool_holds_each_request_for_its_service():
     assert float(bins.sum()) == 0.0
 
 
+@given(st.floats(0.01, 900), st.floats(0.3, 40), st.integers(0, 10_000))
+@example(3.99, 8.0, 0)
+@example(4.01, 8.0, 0)
+def test_the_load_of_requests_of_one_length_is_measured_whatever_the_length(service_s, per_step, offset_ms):
+    """Little's law: who comes at a rate and stays for so long is there so many at a time."""
+    crowd, begin = departures.Pool(np.zeros(departures.BINS, dtype=np.float32)), UNIX + offset_ms / 1000
+    settled, steps = int(service_s / 2) + 3, 20
+    areas = [crowd.pass_time(begin + 2 * k, begin + 2 * k + 2, (Arrivals(per_step, service_s),)) for k in range(settled + steps)]
+    assert areas[settled:] == pytest.approx([per_step * service_s] * steps, rel=1e-3)
+    end = begin + 2 * (settled + steps)
+    crowd.pass_time(end, end + service_s + 4, ())
+    assert crowd.present == 0.0, "and nothing of them stays for ever"
+
+
 def test_who_came_in_a_long_time_is_there_as_if_it_had_been_told_step_by_step():
     """A minute of a request a second, each of 8 s: 8 at once, in one piece or in thirty."""
-    once, often = (departures.Pool(np.zeros(departures.BINS, dtype=np.float32), 0.0) for _ in range(2))
+    once, often = (departures.Pool(np.zeros(departures.BINS, dtype=np.float32)) for _ in range(2))
     area = once.pass_time(UNIX, UNIX + 60, (Arrivals(60.0, 8.0),))
     steps = sum(often.pass_time(UNIX + 2 * k, UNIX + 2 * k + 2, (Arrivals(2.0, 8.0),)) for k in range(30))
     assert area == pytest.approx(steps, rel=0.05)
@@ -249,7 +263,7 @@ def test_who_came_in_a_long_time_is_there_as_if_it_had_been_told_step_by_step():
 
 
 def test_who_will_still_be_there():
-    crowd = departures.Pool(np.zeros(departures.BINS, dtype=np.float32), 0.0)
+    crowd = departures.Pool(np.zeros(departures.BINS, dtype=np.float32))
     crowd.pass_time(UNIX, UNIX + 2, (Arrivals(3.0, 10.0), Arrivals(1.0, 100.0)))
     assert crowd.still_there(UNIX + 2, 0.0) == 4.0
     assert crowd.still_there(UNIX + 2, 20.0) == 1.0

@@ -27,7 +27,7 @@ def test_nobody_asks_and_nothing_is_bought():
 
 
 def test_the_first_request_wakes_one_worker_at_once_and_says_so():
-    story = told(create_s=30).asks(5).until(3)
+    story = told(create_s=30).asks(100).until(3)
     first = next(d for d in story.decisions if d.actions)
     assert first.at - T0 <= 2.0
     assert first.why is Why.DEMAND_WAITING
@@ -35,10 +35,11 @@ def test_the_first_request_wakes_one_worker_at_once_and_says_so():
     assert [a.op for a in first.actions] == ["create"]
 
 
-def test_load_is_met_and_left_again():
-    story = told(create_s=20, start_s=10, step_s=2.0)
+@pytest.mark.parametrize("util", [0.5, 0.9])
+def test_load_is_met_and_left_again(util):
+    story = told(create_s=20, start_s=10, step_s=2.0, target_util=util)
     story.asks(250).until(3600)
-    assert 3 <= story.ready <= 5
+    assert 3 <= story.ready <= 2.5 / util + 2.5
     story.asks(0).until(3600 + 5400)
     assert story.ready == 0
 
@@ -52,20 +53,21 @@ def test_who_went_cold_is_started_before_anybody_is_bought():
     assert len(story.ops("create")) == created
 
 
-# Lengths of requests that the engine's bins of two seconds hold exactly. Without shrinking: a day takes seconds.
-@settings(max_examples=2, deadline=None, derandomize=True, phases=[Phase.explicit, Phase.generate])
-@given(st.floats(5, 400), st.sampled_from([1.0, 9.0, 31.0]), st.sampled_from([1, 8, 20]), st.sampled_from([0.7, 0.9, 1.0]))
+# Without shrinking: a day takes seconds.
+@settings(max_examples=3, deadline=None, phases=[Phase.explicit, Phase.generate])
+@given(st.floats(5, 2000), st.floats(0.3, 100), st.sampled_from([1, 4, 8, 20]), st.sampled_from([0.5, 0.7, 0.9, 1.0]))
 @example(240.0, 9.0, 20, 0.9)
+@example(1821.4, 10.0, 20, 0.7)  # its departures, rounded to bins, were a load that is a fifth off and moves
 def test_constant_load_never_flaps_in_a_day(rate, service_s, slots, util):
     cost = service_s * 100.0 / slots
-    story = told(create_s=60, start_s=20, max_workers=30, cost=cost, slots=slots, target_util=util, step_s=30.0)
+    story = told(create_s=60, start_s=20, max_workers=40, cost=cost, slots=slots, target_util=util, step_s=30.0)
     story.asks(rate).until(7200)
     settled = story.decisions[-1].hot_wanted
     story.until(86_400)
     late = [d.hot_wanted for d in story.decisions if d.at > T0 + 7200]
     assert late == sorted(late, reverse=True), "it may find out that fewer do, and never that more are needed after all"
     assert late[-1] >= max(1, settled - 1)
-    assert rate / 100 - 0.3 <= late[-1] <= rate / 100 / util + 1.5
+    assert rate / 100 - 0.3 <= late[-1] <= rate / 100 / util + 1.5 or late[-1] == 40
 
 
 def test_the_ceiling_and_the_floor_of_the_user_are_named():
