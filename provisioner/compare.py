@@ -82,8 +82,8 @@ def _unrecorded(machine: Machine | None, intent: Intent | None, *, wanted: bool)
 
 
 def _vanished(record: InstanceRecord, now: float) -> Finding:
-    if record.state == InstanceState.FAILED:
-        return Agree()
+    if record.state in (InstanceState.FAILED, InstanceState.DESTROYING):
+        return Agree()  # its end is known, or is what a command is about
     if record.gone_at is not None and now >= record.gone_at:
         return NoteFailure(Failure(cause=Cause.PREEMPTED, message=f"provider {record.provider} took the machine back", at=now))
     return NoteFailure(plan.lost(record, now))

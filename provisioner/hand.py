@@ -112,7 +112,7 @@ class Hand:
         assert intent is not None, "claimed or looked up"
         try:
             provider = await self._provider_for(command, known.record)
-            return await self._with_provider(command, intent, known, provider)
+            return await self._with_provider(command, intent, known, provider, deliveries)
         except Transient as error:
             match plan.after_transient(
                 error, command, deliveries=deliveries, now=self._now(), patience=self._patience, chance=self._rng.random()
@@ -133,10 +133,20 @@ class Hand:
             )
             return await self._bury(command, body, intent, failure, deliveries)
 
-    async def _with_provider(self, command: AnyCommand, intent: Intent, known: Known, provider: Provider) -> Outcome:
+    async def _with_provider(
+        self, command: AnyCommand, intent: Intent, known: Known, provider: Provider, deliveries: int
+    ) -> Outcome:
         machine = await provider.describe(command.worker_id)
+        last = deliveries >= self._patience.max_deliveries
+        if machine is None and not last and await self._is_being_made(command, known.record):
+            return await self._call_off(command, known, deliveries)
         match plan.act(command, now=self._now(), intent=intent, record=known.record, machine=machine):
             case Refuse(reason):
+                if machine is not None and plan.is_called_off(command, known.record):
+                    await provider.destroy(machine.worker_id)
+                    await self._herald.tell(facts.orphan_removed(machine, provider.name, self._now()))
+                    log.warning("orphan_removed", worker=machine.worker_id, provider=provider.name, reason=reason)
+                    machine = None
                 return await self._refuse(command, intent, known, machine, reason)
             case Bury(failure):
                 raise Permanent(failure.cause, failure.message)
@@ -147,6 +157,25 @@ class Hand:
                 known = Known(record, await self._store.save(record, known.revision))
                 machine = await self._call(command, provider)
                 return await self._finish(command, intent, known, machine, provider)
+
+    async def _is_being_made(self, command: AnyCommand, record: InstanceRecord | None) -> bool:
+        """The create that this destroy calls off has no end yet: a provisioner beside this one may be at it, and the machine be there in a
+        moment.
+        """
+        if record is None or not plan.may_overtake(command, record):
+            return False
+        create = await self._store.intent(record.command_id)
+        return create is not None and create.status == plan.CLAIMED
+
+    async def _call_off(self, command: AnyCommand, known: Known, deliveries: int) -> RetryIn:
+        """A tombstone now would leave a machine that costs money and that nobody counts. The record says `destroying`, so whoever creates
+        it ends it.
+        """
+        assert known.record is not None, "somebody creates it"
+        if known.record.state != instances.InstanceState.DESTROYING:
+            await self._store.save(instances.called_off(known.record, command, self._now()), known.revision)
+        log.info("create_called_off", command=command.command_id, create=known.record.command_id, worker=command.worker_id)
+        return RetryIn(self._patience.delay_s(deliveries, self._rng.random()))
 
     async def _call(self, command: AnyCommand, provider: Provider) -> Machine | None:
         """A provider that hangs must not hold this worker for ever: the next attempt asks it what became of the call."""

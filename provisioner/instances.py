@@ -121,6 +121,11 @@ def gone(command: AnyCommand, before: InstanceRecord | None, provider: str, now:
     return _touched(record, command, InstanceState.GONE, now)
 
 
+def called_off(before: InstanceRecord, command: AnyCommand, now: float) -> InstanceRecord:
+    """Destroyed while it is created. It stays the create's, which is not at its end."""
+    return _touched(before, msgspec.structs.replace(command, command_id=before.command_id), InstanceState.DESTROYING, now)
+
+
 def is_gone(record: InstanceRecord) -> bool:
     return record.state == InstanceState.GONE
 

@@ -163,6 +163,20 @@ def after_transient(
     return RetryIn(delay_s)
 
 
+def may_overtake(command: AnyCommand, record: InstanceRecord) -> bool:
+    """A destroy of what another command is creating, or has been told not to."""
+    begun = record.state in (instances.InstanceState.CREATING, instances.InstanceState.DESTROYING)
+    return isinstance(command, DestroyWorker) and begun and record.command_id not in ("", command.command_id)
+
+
+def is_called_off(command: AnyCommand, record: InstanceRecord | None) -> bool:
+    """What this create made belongs to a worker that was destroyed meanwhile."""
+    if record is None or not isinstance(command, CreateWorker):
+        return False
+    by_destroy = record.state == instances.InstanceState.DESTROYING and record.command_id == command.command_id
+    return by_destroy or instances.is_gone(record)
+
+
 def fenced(command: AnyCommand, highest_epoch: int) -> bool:
     """True for a command of a scaler that lost its lease."""
     return not command.issued_by.startswith(OPERATOR) and command.epoch < highest_epoch
@@ -194,7 +208,8 @@ def _overtaken(command: AnyCommand, record: InstanceRecord | None) -> Refuse | N
     if record is None or isinstance(command, DestroyWorker):
         return None
     if instances.is_gone(record) or record.state == instances.InstanceState.DESTROYING:
-        return Refuse(f"{instances.ref(command.worker_id)} was destroyed by {record.command_id or 'an operator'}")
+        by = "a destroy" if record.command_id == command.command_id else record.command_id or "an operator"
+        return Refuse(f"{instances.ref(command.worker_id)} was destroyed by {by}")
     if isinstance(command, CreateWorker) or record.commanded_at <= command.issued_at:
         return None
     return Refuse(f"overtaken by the newer command {record.command_id}")

@@ -291,8 +291,6 @@ _METHOD = f"""
 - Costs are exactly known on arrival, to ours by classes of a quarter octave. Workers are alike; boots are independent, the market is never short.
 - Closed products are our reading of their documents; windows and thresholds they do not publish are guesses.
 - Three of the six traces are derived, the other three are real logs, and those last an hour each. Weekly patterns are weakly tested.
-- Ours is played with `target_util` 1, as peers without such a setting are. The product's default of 0.9 keeps a floor of headroom besides: on the hour-long
-  traces 1.1 % (conversation), 1.3 % (mooncake) and 0 % (code) more hot GPU-hours.
 - The engine's constants were chosen on these traces. Traces that had no part in it, when there are any in the folder, appear as `held_out`.
 - Pools are small. With a hundred workers relative headroom shrinks for everybody.
 - On smooth traffic a proportional rule with a knob tuned in hindsight is within a few percent of anything online, ours included.

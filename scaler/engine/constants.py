@@ -27,7 +27,7 @@ class Constants(msgspec.Struct, frozen=True, kw_only=True):
     up_slack: float = 0.3  #: of a worker by which the need may exceed the target
     loose_util: float = 0.9  #: a target_util below this holds to within strict_slack of a worker, else to within up_slack
     strict_slack: float = 0.02
-    planned_reluctance: float = 0.1  #: of a worker by which that need must have sunk below, before one of those that are there goes
+    planned_reluctance: float = 0.1  #: of a worker by which that need must have sunk further before somebody goes
     asleep_slots: float = 0.05  #: less load than this needs nobody
     # peakedness
     surprise_memory_s: float = 7200.0

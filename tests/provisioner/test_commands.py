@@ -184,6 +184,33 @@ async def test_a_pending_create_is_called_off_by_a_destroy(desk, serving, script
     assert not scripted.machines
 
 
+async def test_a_destroy_that_overtakes_its_create_leaves_no_machine_that_nobody_counts(desk, serving, scripted):
+    """Two provisioners: one is at the create when the other gets the destroy."""
+    await serving(scripted, name="p1")
+    await serving(scripted, name="p2")
+    scripted.gate = asyncio.Event()
+    creates = [desk.create(TEMPLATE) for _ in range(8)]
+    for create in creates:
+        await desk.send(create)
+    await eventually(lambda: all(scripted.count("create", create.worker_id) for create in creates))
+    for create in creates:
+        await desk.send(desk.command(commands.DestroyWorker, create))
+
+    async def are_called_off() -> bool:
+        states = [(await desk.record(create.worker_id)).state for create in creates]
+        assert "gone" not in states, "the provider is still at it"
+        return "destroying" in states  # those whose destroy went to the other provisioner
+
+    await eventually(are_called_off)
+    scripted.gate.set()
+    for create in creates:
+        await desk.event(events.WorkerDestroyed, worker_id=create.worker_id)
+        assert (await desk.record(create.worker_id)).state == "gone"
+    assert not scripted.machines
+    await eventually(desk.queue_is_empty)
+    assert not desk.letters
+
+
 async def test_an_older_stop_does_not_undo_a_newer_start(desk, serving, scripted):
     await serving(scripted)
     create = desk.create(TEMPLATE)
