@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from schemas.states import WorkerState
+from schemas.states import COMING, WorkerState
 
 from . import lifecycle, reboots, window
 from .observations import DecisionTaken
@@ -64,7 +64,13 @@ def _acted(state: EndpointState, decision: Decision, action: Action, at: float, 
     match action.op:
         case "drain":
             then = action.then or "stop"
-            drain = Drain(since_at=at, deadline_at=at + policy.drain_deadline_s, then=then, why=action.why)
+            drain = Drain(
+                since_at=at,
+                deadline_at=at + policy.drain_deadline_s,
+                then=then,
+                why=action.why,
+                unready=worker.state in COMING,
+            )
             worker = _replace(worker, drain=drain)
         case "undrain":
             # It serves again; until it has heard so, its own word lags behind.

@@ -8,6 +8,7 @@ closed --a heartbeat from after that says 0 in flight, 0 queued--> done
 +--drain deadline--> done, cut short
 any time before done: --undrain--> ready
 the worker is lost or has failed: done, there is nothing left to protect
+it was still on its way up, and does not say that it is ready for some seconds after it was shown: done, no ticket can name it
 """
 
 from __future__ import annotations
@@ -17,6 +18,9 @@ import msgspec
 from schemas.states import WorkerState
 
 from .types import Liveness, Policy, WorkerFact
+
+#: After its record says draining, so long may news take that somebody on its way up had become ready before.
+NEWS_S = 3.0
 
 
 class Progress(msgspec.Struct, frozen=True):
@@ -37,7 +41,7 @@ class Progress(msgspec.Struct, frozen=True):
         if self.window_left_s is None:
             return "its record to say draining"
         if self.window_left_s > 0:
-            return f"tickets signed before the drain, {self.window_left_s:.0f} s"
+            return f"tickets signed before it was known to drain, {self.window_left_s:.0f} s"
         return f"{self.inflight} requests in flight" if self.inflight else "a heartbeat from after the ticket window"
 
 
@@ -53,6 +57,9 @@ def progress(worker: WorkerFact, policy: Policy, now: float) -> Progress:
         return Progress(True, waited_s, window_s, inflight, cut_short=inflight > 0)
     if drain.shown_at is None:
         return Progress(False, waited_s, window_s, inflight, window_left_s=None)
+    if drain.unready:
+        left_s = max(0.0, drain.shown_at + NEWS_S - now)
+        return Progress(left_s <= 0, waited_s, NEWS_S, inflight, window_left_s=left_s)
     closed_at = drain.shown_at + window_s
     was_heard = worker.beat_at is not None and worker.beat_at >= closed_at
     done = now >= closed_at and not inflight and was_heard

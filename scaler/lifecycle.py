@@ -98,10 +98,10 @@ def merged(fact: WorkerFact) -> WorkerState:
         return _BY_INSTANCE[fact.instance_state]
     if fact.failure is not None or fact.liveness is Liveness.LOST:
         return WorkerState.ERROR
+    if fact.drain is not None and (fact.drain.unready or fact.beat_state is WorkerState.READY):
+        return WorkerState.DRAINING
     if fact.beat_state is None:
         return WorkerState.STARTING if fact.from_cold else WorkerState.LOADING
-    if fact.drain is not None and fact.beat_state is WorkerState.READY:
-        return WorkerState.DRAINING
     return fact.beat_state
 
 
@@ -192,7 +192,9 @@ def with_heartbeat(fact: WorkerFact, beat: Heartbeat, at: float) -> WorkerFact:
     failed = beat.state is WorkerState.ERROR
     takes_back = beat.state is WorkerState.DRAINING and fact.drain is None and at < fact.undrained_at + _UNDRAIN_LAG_S
     said = WorkerState.READY if takes_back else beat.state
-    failure = fact.failure
+    failure, drain = fact.failure, fact.drain
+    if drain is not None and drain.unready and (beat.state is WorkerState.READY or beat.inflight + beat.queued > 0):
+        drain = _replace(drain, unready=False)  # a router may have heard it before it read that it drains
     if failed:
         failure = (
             _without_log(beat.failure)
@@ -222,6 +224,7 @@ def with_heartbeat(fact: WorkerFact, beat: Heartbeat, at: float) -> WorkerFact:
         last_ticket_exp_at=beat.last_ticket_exp_at,
         busy_at=at if busy else fact.busy_at,
         failure=failure,
+        drain=drain,
     )
 
 

@@ -117,9 +117,9 @@ class Planner:
             return
         for worker in [*self._roster.coming, *self._roster.cold]:
             if self._is_stale(worker):
-                self._book.act("destroy", worker, Why.REVISION, f"revision {worker.revision} is out of date")
+                self._cancel(worker, Why.REVISION, "destroy", f"revision {worker.revision} is out of date")
             elif worker.gone_at is not None:
-                self._book.act("destroy", worker, Why.REPLACE, "the provider takes the machine back before it could serve")
+                self._cancel(worker, Why.REPLACE, "destroy", "the provider takes the machine back before it could serve")
         old = [w for w in self._roster.ready if self._is_leaving(w)]
         if not old:
             return
@@ -312,11 +312,11 @@ class Planner:
             self._drain(worker, wanted.why, "stop" if needed_on_disk else "destroy", wanted.sentence)
             return True
         if worker.from_cold and needed_on_disk:
-            self._book.act("stop", worker, wanted.why, f"on its way and no longer needed: {wanted.sentence}")
+            self._cancel(worker, wanted.why, "stop", f"on its way and no longer needed: {wanted.sentence}")
             return True
         if self._book.staying - 1 < self._least(wanted):
             return False
-        self._book.act("destroy", worker, wanted.why, f"{worker.state} and no longer needed: {wanted.sentence}")
+        self._cancel(worker, wanted.why, "destroy", f"{worker.state} and no longer needed: {wanted.sentence}")
         return True
 
     def _least(self, wanted: Want) -> int:
@@ -343,7 +343,7 @@ class Planner:
             ):
                 continue  # it stops first; what is cold is destroyed
             elif worker.state in COMING:
-                self._book.act("stop" if then == "stop" and worker.from_cold else "destroy", worker, why, text)
+                self._cancel(worker, why, "stop" if then == "stop" and worker.from_cold else "destroy", text)
             elif worker.state is WorkerState.STOPPED and then == "destroy":
                 self._book.act("destroy", worker, why, text)
 
@@ -357,6 +357,15 @@ class Planner:
 
     def _drain(self, worker: WorkerFact, why: Why, then: Then, text: str) -> None:
         self._book.act("drain", worker, why, text, then)
+
+    def _cancel(self, worker: WorkerFact, why: Why, then: Then, text: str) -> None:
+        """End who does not serve yet. Whose machine runs may become ready, and get a request, before an order could reach it: it is shown
+        as draining first.
+        """
+        if worker.state in COMING and worker.instance_state == "running":
+            self._drain(worker, why, then, text)
+        else:
+            self._book.act(then, worker, why, text)
 
     def _counting(self, wanted: Want) -> tuple[Shares, Buyer]:
         """Shares and buyer of this wish; the plan has one."""
@@ -389,6 +398,7 @@ class Planner:
     def _is_takeable(self, worker: WorkerFact) -> bool:
         return (
             worker.drain is not None
+            and not worker.drain.unready  # it does not serve, and is gone in seconds
             and worker.drain.why is not Why.SHARE  # it makes room for one of another group
             and worker.worker_id not in self._book.touched
             and worker.liveness in (Liveness.ALIVE, Liveness.SUSPECT)

@@ -97,6 +97,7 @@ class Drain(Value, frozen=True, kw_only=True):
     why: Why
     shown_at: float | None = None  #: when routers could read it
     told: bool = False  #: the worker confirmed
+    unready: bool = False  #: it was on its way up when its drain began, and has not said that it is ready since
 
 
 class Intent(Value, frozen=True, kw_only=True):

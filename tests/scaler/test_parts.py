@@ -293,6 +293,26 @@ def test_the_ticket_window_begins_when_routers_can_read_it():
     assert not drain.progress(late, POLICY, T0 + 150).done
 
 
+def test_who_was_on_its_way_up_goes_when_it_would_be_known_that_it_is_ready():
+    way_out = Drain(since_at=T0, deadline_at=T0 + 900, then="destroy", why=Why.LOAD_DOWN, shown_at=T0 + 1, unready=True)
+    loading = worker(
+        WorkerState.DRAINING,
+        drain=way_out,
+        instance_state="running",
+        beat_state=WorkerState.MODEL_LOADING,
+        liveness=Liveness.ALIVE,
+    )
+    assert drain.progress(loading, POLICY, T0 + 2).waits_for.startswith("tickets")
+    assert drain.progress(loading, POLICY, T0 + 4).done
+    assert lifecycle.merged(loading) is WorkerState.DRAINING
+    for said in (beat(WorkerState.READY), beat(WorkerState.DRAINING, inflight=1)):
+        serves = lifecycle.with_heartbeat(loading, said, T0 + 3)
+        assert lifecycle.merged(serves) is WorkerState.DRAINING
+        assert not drain.progress(serves, POLICY, T0 + 4).done, "a ticket may be on its way"
+    still = lifecycle.with_heartbeat(loading, beat(WorkerState.DRAINING), T0 + 3)
+    assert drain.progress(still, POLICY, T0 + 4).done, "it was told before it was ready"
+
+
 def test_a_drain_ends_at_its_deadline_or_with_its_worker():
     cut = drain.progress(draining(inflight=3, queued=1), POLICY, T0 + 900)
     assert (cut.done, cut.cut_short, cut.inflight) == (True, True, 4)

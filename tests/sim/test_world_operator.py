@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import pytest
+
 from scaler.settings import ScalerSettings
 from schemas import events
 from schemas.ids import GroupId
 from schemas.reasons import Cause
 from schemas.records import Template
 from schemas.states import EndpointState, WorkerState
+from sim.weather import Weather
 from sim.world import Kind, group
 
 G1, G2 = GroupId(1), GroupId(2)
@@ -26,6 +29,7 @@ def test_a_rollout_replaces_everybody_and_cuts_nobody(tell):
         await world.eventually(lambda: world.count(chat) == 3, 300)
         crowd = world.clients.steady(chat, rate=0.8, units=250, for_s=900)
         await world.until(world.now_s + 60)
+        seen.update(old={record.worker_id for record in world.records(chat) if record.state is WorkerState.READY})
         await world.operator.changes_group(chat, G1, template=NEW)
         lowest = 3
         while any(record.revision == 1 for record in world.records(chat)):
@@ -36,12 +40,13 @@ def test_a_rollout_replaces_everybody_and_cuts_nobody(tell):
         seen.update(crowd=crowd, drained=world.inspector.of(events.WorkerDrained))
 
     report = tell(story)
+    served = {event.worker_id for event in seen["drained"]} & seen["old"]
     assert seen["lowest"] >= 3, "the new one serves before the old one goes"
     assert seen["revisions"] == [2, 2, 2]
     assert seen["crowd"].ended == {"answered": report.requests}
     assert not seen["crowd"].refusals and not seen["crowd"].cut
     assert seen["crowd"].share_within(5) > 0.97
-    assert len(seen["drained"]) == 3 and not any(event.cut_short for event in seen["drained"])
+    assert len(served) == 3 and not any(event.cut_short for event in seen["drained"])
 
 
 def test_a_rollout_without_room_swaps_one_by_one(tell):
@@ -124,6 +129,29 @@ def test_a_superseded_rollout_stops_buying(tell):
     report = tell(story)
     assert seen["crowd"].ended == {"answered": report.requests}
     assert not seen["crowd"].refusals, "nobody met a worker that was still loading"
+
+
+@pytest.mark.parametrize("before_s", [0.1, 0.72, 0.78])
+def test_who_becomes_ready_while_it_is_called_off_finishes_what_it_got(tell, before_s):
+    """Requests wait for the first worker. It is told to go about when it is ready, and a router may have heard that first."""
+    ready = {}
+
+    async def first(world):
+        chat = await world.operator.create("chat", group(), max_workers=1)
+        world.clients.steady(chat, rate=0.5, units=2000, for_s=60)
+        await world.eventually(lambda: world.count(chat) == 1, 300)
+        ready.update(at_s=world.now_s)
+        await world.until(200)
+
+    async def again(world):
+        chat = await world.operator.create("chat", group(), max_workers=1)
+        world.clients.steady(chat, rate=0.5, units=2000, for_s=60)
+        await world.until(ready["at_s"] - before_s)
+        await world.operator.turns(chat, EndpointState.STOPPED)
+        await world.eventually(lambda: not world.market.of(chat.id, "running"), 300)
+
+    for story in (first, again):  # fails when a request was cut
+        tell(story, weather=Weather(seed=1, delay_s=(0.001, 0.3)))
 
 
 def test_suspended_stopped_deleted(tell):
