@@ -106,7 +106,7 @@ class Journey:
                 setback = failed.setback
                 self._note(ready, setback.code, setback.message, setback.status, started)
                 if setback.avoid_s > 0:
-                    self._avoided.add(ready.worker_id, self._now() + setback.avoid_s)
+                    self._avoided.add(ready.worker_id, setback.avoid_s, self._now())
                 if not retry.may_go_on(setback, self._policy, len(self.attempts)):
                     raise self._gave_up(setback) from failed
                 await self._pause()

@@ -34,6 +34,8 @@ class Setback(msgspec.Struct, frozen=True, kw_only=True):
     avoid_s: float = 0.0  #: how long not to ask this worker again
 
 
+LONGEST_AVOID_S = 60.0
+
 CONNECT_FAILED = "connect_failed"
 CONNECTION_LOST = "connection_lost"
 
@@ -75,7 +77,7 @@ def refusal(status: int, body: bytes, retry_after_s: float | None, *, vast: bool
     else:
         return None
     if retry_after_s is not None and avoid_s:
-        avoid_s = min(max(retry_after_s, 0.0), 60.0)
+        avoid_s = min(max(retry_after_s, 0.0), LONGEST_AVOID_S)
     return Setback(code=code, message=message, status=status, began=began, avoid_s=avoid_s)
 
 
@@ -100,13 +102,17 @@ def pause_s(policy: Policy, attempts_made: int, rng: random.Random) -> float:
 
 class Avoided:
     """Workers that failed this request, each until its time is up: a lone worker that was full a moment ago must get
-    another chance.
+    another chance. Who fails it again is avoided for twice as long: it may still not know that it was called back, and
+    attempts are few.
     """
 
     def __init__(self) -> None:
         self._until: dict[str, float] = {}
+        self._times: dict[str, int] = {}
 
-    def add(self, worker_id: str, until: float) -> None:
+    def add(self, worker_id: str, avoid_s: float, now: float) -> None:
+        times = self._times[worker_id] = self._times.get(worker_id, 0) + 1
+        until = now + max(avoid_s, min(avoid_s * 2.0 ** min(times - 1, 10), LONGEST_AVOID_S))
         self._until[worker_id] = max(until, self._until.get(worker_id, until))
 
     def now(self, now: float) -> tuple[str, ...]:

@@ -26,8 +26,9 @@ from .view import Standing, Worker
 #: A ticket binds a request to one worker; waiting here binds it to none. So a worker gets more than its slots hold only as
 #: far ahead as the router's knowledge is old, about one heartbeat; longer only where heartbeats are.
 BIND_AHEAD_S = 1.0
-#: After this long even a worker that failed this request before is tried again, when there is no other.
+#: After this long even a worker that failed this request before is tried again, when there is no other; after twice as long each time.
 LAST_RESORT_S = 1.0
+LAST_RESORT_MAX_S = 16.0
 #: How many requests that exclude workers are passed over in one go.
 MAX_PASSED_OVER = 16
 
@@ -160,4 +161,5 @@ class Desk:
 
     def _last_resort(self, request: Request, now: float) -> bool:
         excluded = request.excluded
-        return excluded is not None and now >= request.excluded_at + LAST_RESORT_S and not self.fleet.others_than(excluded)
+        after_s = min(LAST_RESORT_S * 2.0 ** min(max(request.complaints - 1, 0), 8), LAST_RESORT_MAX_S)
+        return excluded is not None and now >= request.excluded_at + after_s and not self.fleet.others_than(excluded)

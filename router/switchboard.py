@@ -193,6 +193,7 @@ class Switchboard:
         request.complaints += 1
         request.waiting_since = now
         request.exclude(request.worker_id, now)
+        request.excluded_at = now  # it may have been excluded, and tried again as the last resort
         request.not_before = now + complaints.hold_s(request.complaints)
         desk.fleet.complaint(request.worker_id, request.idx, now)
 

@@ -231,7 +231,7 @@ class Clients:
             if setback is None:
                 return ANSWERED
             if setback.avoid_s > 0:
-                avoided.add(ready.worker_id, loop.time() + setback.avoid_s)
+                avoided.add(ready.worker_id, setback.avoid_s, loop.time())
             if not retry.may_go_on(setback, self._policy, attempts):
                 return f"gave up: {setback.code}"
             pause_s = min(retry.pause_s(self._policy, attempts, self._rng), meter.allow("queue", loop.time()).seconds)

@@ -78,14 +78,28 @@ def test_a_worker_says_how_long_to_stay_away_within_reason():
 
 def test_avoided_workers_get_another_chance():
     avoided = retry.Avoided()
-    avoided.add("w1", until=10)
-    avoided.add("w2", until=20)
-    avoided.add("w2", until=15)  # a shorter sentence does not shorten the longer
+    avoided.add("w1", 10, now=0)
+    avoided.add("w2", 20, now=0)
+    avoided.add("w2", 4, now=1)  # a shorter sentence does not shorten the longer
     assert avoided.now(5) == ("w1", "w2")
     assert avoided.next_change_s(5) == 5
     assert avoided.now(12) == ("w2",)
     assert avoided.now(20) == ()
     assert avoided.next_change_s(20) is None
+
+
+def test_who_refuses_again_and_again_is_avoided_longer_each_time():
+    """A lone worker whose drain was taken back, and that has not heard it: a few attempts must last for half a minute."""
+    avoided, now, waits = retry.Avoided(), 0.0, []
+    for _ in range(retry.Policy().max_attempts):
+        avoided.add("w1", 1.0, now)
+        waits.append(avoided.next_change_s(now))
+        now += waits[-1]
+    assert waits == [1, 2, 4, 8, 16, 32]
+    avoided.add("w1", 1.0, now)
+    assert avoided.next_change_s(now) == retry.LONGEST_AVOID_S
+    avoided.add("w2", 120.0, now)
+    assert avoided.next_change_s(now + 60) == 60, "what was asked for is kept"
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """Placing: limits, tiers, weights, exclusions, complaints."""
 
+from itertools import pairwise
+
 import msgspec
 import pytest
 from hypothesis import given, settings
@@ -166,6 +168,23 @@ def test_a_client_in_a_hot_loop_is_slowed_down():
         tickets += board.ask(request_idx=request.idx)[1] is not None
     assert tickets <= 1
     assert [hold_s(n) for n in (1, 2, 3, 4, 99)] == [0.0, 0.1, 0.2, 0.4, 1.0]
+
+
+def test_a_lone_worker_that_refuses_the_same_request_is_tried_less_and_less_often():
+    """Its drain was taken back and it has not heard so: a client has few attempts, and they must not be over in seconds."""
+    board = Board()
+    board.add(1, slots=99)
+    board.beat(1, slots=99)
+    request, placement = board.ask()
+    asked_at = [board.now]
+    while len(asked_at) < 6:
+        board.later(0.25)
+        board.beat(1, slots=99)
+        _, placement = board.ask(request_idx=request.idx)
+        if placement is not None:
+            asked_at.append(board.now)
+    gaps = [b - a for a, b in pairwise(asked_at)]
+    assert gaps == pytest.approx([1.25, 2.25, 4.25, 8.25, 16.25], abs=0.5)
 
 
 def test_a_worker_that_several_requests_complain_about_is_set_aside_for_a_while():
