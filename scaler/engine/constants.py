@@ -27,7 +27,9 @@ class Constants(msgspec.Struct, frozen=True, kw_only=True):
     up_slack: float = 0.3  #: of a worker by which the need may exceed the target
     loose_util: float = 0.9  #: a target_util below this holds to within strict_slack of a worker, else to within up_slack
     strict_slack: float = 0.02
-    planned_reluctance: float = 0.1  #: of a worker by which that need must have sunk further before somebody goes
+    planned_reluctance: float = (
+        0.1  #: of a worker by which that need must sink further before somebody goes; `reluctance`, if it is strict
+    )
     asleep_slots: float = 0.05  #: less load than this needs nobody
     # peakedness
     surprise_memory_s: float = 7200.0
@@ -56,7 +58,7 @@ class Constants(msgspec.Struct, frozen=True, kw_only=True):
     worth_half_life_s: float = 1800.0
     worth_prior_s: float = 300.0  #: worker-seconds of work by which the benchmark and the clients are believed at first
     # the stopped pool
-    creation_worth_s: float = 450.0  #: hot worker-seconds that one avoided creation is worth
+    creation_worth_s: float = 330.0  #: hot worker-seconds that one avoided creation is worth
     storage_share: float = 0.05  #: price of a stopped worker over a hot one's, where no offer says
     pool_half_life_s: float = 8 * 3600.0  #: memory of how often each level is used
     pool_least_uses_per_day: float = 0.3

@@ -105,8 +105,10 @@ def _planned(memory: Memory, seen: Seen, constants: Constants) -> int:
     if load < constants.asleep_slots:
         return 0
     need = load / (seen.slots * seen.target_util)
-    slack = constants.up_slack if seen.target_util >= constants.loose_util else constants.strict_slack
-    return max(math.ceil(need - slack), min(memory.hot, math.ceil(need - slack + constants.planned_reluctance)))
+    is_loose = seen.target_util >= constants.loose_util
+    slack = constants.up_slack if is_loose else constants.strict_slack
+    reluctance = constants.planned_reluctance if is_loose else constants.reluctance
+    return max(math.ceil(need - slack), min(memory.hot, math.ceil(need - slack + reluctance)))
 
 
 def _rounded(asked: float, before: int, constants: Constants) -> int:

@@ -306,8 +306,9 @@ class Story:
         # Work that came and went within the second was here too: a fluid has no instants.
         busy = min(1.0, self._load_of(machine) / self._perf(machine)) * self.slots
         exact = max(present, busy) + machine.rest
-        inflight = min(self.slots, int(exact)) if inside is WorkerState.READY else 0
-        machine.rest = exact % 1.0  # whole requests on each beat, the exact number on average
+        whole = int(exact + 1e-6)
+        inflight = min(self.slots, whole) if inside is WorkerState.READY else 0
+        machine.rest = max(0.0, exact - whole)  # whole requests on each beat, the exact number on average
         self.fold(
             observations.HeartbeatSeen(
                 at=self.now,

