@@ -147,7 +147,7 @@ class Planner:
         ready = [w for w in self._roster.unrouted if w.state is WorkerState.READY]
         for worker in self._roster.unrouted:
             if worker.state is not WorkerState.READY:
-                self._book.act("destroy", worker, Why.SHARE, f"{worker.state}, and its group has weight 0")
+                self._cancel(worker, Why.SHARE, "destroy", f"{worker.state}, and its group has weight 0")
         served = sum(1 for w in self._roster.serving if not self._is_out(w))
         shares, _ = self._counting(wanted)
         for worker in islice(victims.in_order(ready, self._standings, shares), max(0, served + len(ready) - wanted.hot)):
