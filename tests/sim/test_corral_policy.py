@@ -6,6 +6,7 @@ the policy the mean of each class; that alone makes them differ now and then, by
 """
 
 import dataclasses
+from itertools import pairwise
 
 import msgspec
 import numpy as np
@@ -180,6 +181,7 @@ def test_who_hears_only_classes_of_sizes_is_seldom_of_another_opinion(shape, hou
     workload = made(shape, hours)
     both = Both(workload)
     run(workload, both)
-    apart = [abs(policy - scaler) for policy, scaler in both.hots if policy != scaler]
-    assert max(apart) == 1
-    assert len(apart) < 0.1 * len(both.hots)
+    apart = [abs(policy - scaler) for policy, scaler in both.hots]
+    assert sum(distance > 0 for distance in apart) < 0.1 * len(apart)
+    for distances in pairwise(apart):
+        assert min(distances) <= 1, "the hold of a peak may end a tick earlier for one of them, and no more"
