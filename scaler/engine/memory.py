@@ -147,13 +147,17 @@ def reslotted(memory: Memory, slots: int) -> Memory:
 
 
 def restaged(memory: Memory, lead_s: float) -> Memory:
-    """The same for another lead: what is on its way in the shadows takes as much longer or shorter."""
+    """The same for another lead: what is on its way in the shadows takes as much longer or shorter, and as much more or less of the work
+    that arrives falls within it.
+    """
     stage_s = _stage_s(lead_s)
     if stage_s == memory.stage_s:
         return memory
     memory = memory.copy()
     stage = int(memory.at_s // stage_s)
     turn = (stage - memory.stage) % STAGES
+    if memory.service_mean_s > 0:
+        memory.flows *= min(memory.service_mean_s, lead_s) / min(memory.service_mean_s, memory.lead_s)
     memory.recent_targets = np.roll(memory.recent_targets, turn, axis=0)
     memory.past_levels = np.roll(memory.past_levels, turn, axis=0)
     memory.stage, memory.stage_s, memory.lead_s = stage, stage_s, lead_s

@@ -119,16 +119,23 @@ def _rounded(asked: float, before: int, constants: Constants) -> int:
 
 
 def _net(memory: Memory, seen: Seen) -> int:
-    """One worker more than there are when the real queue is too long, whatever the rules think; kept until it is half as long.
+    """One worker more than there are when the real queue is too long, whatever the rules think; kept until the queue would be half as
+    long without it.
 
     Who will find a free slot at a worker that is on its way waits for its start, not for want of workers. And a queue that will be gone
     before help could be there calls for none.
     """
-    room = max(0, seen.hot * seen.slots - seen.serving)
-    queue_s = max(0, seen.waiting - room) * memory.service_mean_s / seen.slots
     limit_s = max(seen.target_wait_s, seen.lead_s)
-    if queue_s / max(1, seen.hot) > limit_s:
+    room = max(0, seen.hot * seen.slots - seen.serving)
+    if _wait_s(max(0, seen.waiting - room), seen.hot, memory, seen) > limit_s:
         return seen.hot + 1
-    if memory.net_hot > 0 and queue_s / max(1, memory.net_hot - 1) > limit_s / 2:
+    fewer = memory.net_hot - 1
+    left_over = max(0, seen.waiting + seen.serving - fewer * seen.slots)
+    if memory.net_hot > 0 and _wait_s(left_over, fewer, memory, seen) > limit_s / 2:
         return memory.net_hot
     return 0
+
+
+def _wait_s(requests: int, hot: int, memory: Memory, seen: Seen) -> float:
+    """Until so many workers have begun all of these."""
+    return requests * memory.service_mean_s / (max(1, hot) * seen.slots)

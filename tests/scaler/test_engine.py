@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from scaler.engine import departures, memory, pool, rules, worth
+from scaler.engine import departures, load, memory, pool, rules, worth
 from scaler.engine.constants import DEFAULT
 from scaler.engine.memory import Memory
 from scaler.engine.seen import Arrivals, Opinion, Seen
@@ -224,6 +224,24 @@ def test_long_gaps_between_steps_do_no_harm():
     assert isinstance(opinion, Opinion)
     hots, _ = play(mind, [6.0] * 100)
     assert hots[-1] >= 3
+
+
+def test_who_was_called_for_a_queue_is_not_sent_away_because_it_is_on_its_way():
+    _, mind = play(begin(hot=1, lead_s=3.0, slots=4), [1.0], service_s=4.55)
+    opinion, mind = step(mind, seen(mind, 5, service_s=4.55, waiting=6, serving=4, hot=1, target_wait_s=5.0))
+    assert (opinion.hot, opinion.because) == (2, "queue")
+    for _ in range(3):
+        opinion, mind = step(mind, seen(mind, 1, service_s=4.55, dt_s=0.5, waiting=6, serving=4, hot=2, target_wait_s=5.0))
+        assert opinion.hot == 2, "without it the queue would be as long as it was"
+    opinion, mind = step(mind, seen(mind, 0, dt_s=0.5, waiting=0, serving=5, hot=2, target_wait_s=5.0))
+    assert mind.net_hot == 0
+
+
+def test_help_that_gets_nearer_changes_no_forecast_of_a_constant_load():
+    _, mind = play(begin(hot=5, lead_s=60.0), [4.0] * 600, service_s=20.0)
+    nearer = memory.restaged(mind, 10.0)
+    assert load.levels(mind, seen(mind, dt_s=0.0)) == pytest.approx([40.0] * 9, rel=0.03)
+    assert load.levels(nearer, seen(nearer, dt_s=0.0)) == pytest.approx([40.0] * 9, rel=0.06)
 
 
 def test_the_infinite_pool_holds_each_request_for_its_service():
