@@ -123,7 +123,8 @@ def gone(command: AnyCommand, before: InstanceRecord | None, provider: str, now:
 
 def called_off(before: InstanceRecord, command: AnyCommand, now: float) -> InstanceRecord:
     """Destroyed while it is created. It stays the create's, which is not at its end."""
-    return _touched(before, msgspec.structs.replace(command, command_id=before.command_id), InstanceState.DESTROYING, now)
+    commanded_at = max(before.commanded_at, command.issued_at)
+    return msgspec.structs.replace(before, state=InstanceState.DESTROYING, state_at=now, commanded_at=commanded_at)
 
 
 def is_gone(record: InstanceRecord) -> bool:

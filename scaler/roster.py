@@ -60,8 +60,7 @@ class Roster:
             WorkerState.ERROR: self.failed,
             **dict.fromkeys(COMING, self.coming),
         }
-        self._brought_groups = {group_id for group_id, group in groups.items() if not group.managed}
-        brought_groups = self._brought_groups
+        brought_groups = self._brought_groups = {group_id for group_id, group in groups.items() if not group.managed}
         routed = {group_id for group_id, group in groups.items() if group.weight > 0}
         shut = groups.keys() - routed if routed else frozenset()
         for worker in state.workers.values():
@@ -72,9 +71,10 @@ class Roster:
                 continue
             self.living.append(worker)
             provider, group_id = worker.provider, worker.group_id
-            if (
+            brought = (
                 provider in UNMANAGED_PROVIDERS if provider else group_id in brought_groups
-            ):  # as is_brought, without a call for each
+            )  # as is_brought, without the call
+            if brought:
                 if place is self.ready and group_id not in shut:
                     self.brought_ready.append(worker)
             elif group_id not in groups:

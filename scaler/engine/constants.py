@@ -27,9 +27,7 @@ class Constants(msgspec.Struct, frozen=True, kw_only=True):
     up_slack: float = 0.3  #: of a worker by which the need may exceed the target
     loose_util: float = 0.9  #: a target_util below this holds to within strict_slack of a worker, else to within up_slack
     strict_slack: float = 0.02
-    planned_reluctance: float = (
-        0.1  #: of a worker by which that need must sink further before somebody goes; `reluctance`, if it is strict
-    )
+    planned_reluctance: float = 0.1  #: further below by so much before somebody goes; `reluctance` where it is strict
     asleep_slots: float = 0.05  #: less load than this needs nobody
     # peakedness
     surprise_memory_s: float = 7200.0

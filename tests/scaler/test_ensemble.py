@@ -78,7 +78,9 @@ def test_constant_load_never_flaps_in_a_day(per_step, service_s, slots, util):
 def test_constant_load_of_single_requests_does_not_flap_at_the_pace_of_production(workers, service_s, slots, util):
     # Where requests are seldom each of them is a change of the load, as it is where one fills a worker.
     assume(workers * slots / service_s > 0.1)
-    never_flaps(with_load(workers * slots, service_s, slots, util, step_s=2.0), 3600, 5400)
+    # So soon it cannot know that requests will go on coming like a clock.
+    spread = math.sqrt(workers / slots)
+    never_flaps(with_load(workers * slots, service_s, slots, util, step_s=2.0), 3600, 5400, spread)
 
 
 def with_load(load_slots: float, service_s: float, slots: int, util: float, *, step_s: float) -> Story:
@@ -88,7 +90,7 @@ def with_load(load_slots: float, service_s: float, slots: int, util: float, *, s
     return story.asks(load_slots / service_s * cost)
 
 
-def never_flaps(story: Story, settled_s: float, end_s: float) -> None:
+def never_flaps(story: Story, settled_s: float, end_s: float, spread: float = 0.0) -> None:
     story.until(settled_s)
     settled = story.decisions[-1].hot_wanted
     story.until(end_s)
@@ -96,7 +98,6 @@ def never_flaps(story: Story, settled_s: float, end_s: float) -> None:
     assert late == sorted(late, reverse=True), "it may find out that fewer do, and never that more are needed after all"
     assert late[-1] >= max(1, settled - max(1, 0.1 * settled))
     workers, util = story.rate / story.perf, story.endpoint.settings.target_util
-    spread = math.sqrt(workers / story.slots)  # it cannot know that requests will go on coming like a clock
     assert min(workers - 0.3, 40) <= late[-1] <= workers / util + 1.5 + spread
 
 

@@ -2,7 +2,7 @@
 
 Where they may differ is named here. Production learns how long a start takes and what a client's cost is worth; the simulator's policy is given
 both, so here nothing is to be learned: the first guess is right, and workers count what clients say. Of sizes production hears the class,
-the policy the mean of each class; that alone makes them differ now and then, by one.
+the policy the mean of each class; that alone makes them differ now and then, by one, and by more for no longer than a tick.
 """
 
 import dataclasses
@@ -184,4 +184,4 @@ def test_who_hears_only_classes_of_sizes_is_seldom_of_another_opinion(shape, hou
     apart = [abs(policy - scaler) for policy, scaler in both.hots]
     assert sum(distance > 0 for distance in apart) < 0.1 * len(apart)
     for distances in pairwise(apart):
-        assert min(distances) <= 1, "the hold of a peak may end a tick earlier for one of them, and no more"
+        assert min(distances) <= 1, "at the end of a hold, or on a steep climb, one of them may be a tick ahead, and no more"
