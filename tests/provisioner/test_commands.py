@@ -9,6 +9,7 @@ from provisioner.metrics import Metrics
 from provisioner.plan import Patience
 from provisioner.provider import MachineState, Permanent, Transient
 from provisioner.reconcile import Rhythm
+from provisioner.service import CONCURRENCY
 from schemas import codec, commands, events, subjects
 from schemas.ids import EndpointId, WorkerId
 from schemas.reasons import Cause
@@ -186,14 +187,16 @@ async def test_a_pending_create_is_called_off_by_a_destroy(desk, serving, script
 
 async def test_a_destroy_that_overtakes_its_create_leaves_no_machine_that_nobody_counts(desk, serving, scripted):
     """Two provisioners: one is at the create when the other gets the destroy."""
-    await serving(scripted, name="p1")
-    await serving(scripted, name="p2")
+    patience = Patience(first_delay_s=0.5)  # the last delivery does not wait any more, and must not come before the gate is open
+    await serving(scripted, name="p1", patience=patience)
+    await serving(scripted, name="p2", patience=patience)
     scripted.gate = asyncio.Event()
-    creates = [desk.create(TEMPLATE) for _ in range(8)]
+    # As many as one of them has hands for, and back in the other order: however they share, some destroys come to the other one.
+    creates = [desk.create(TEMPLATE) for _ in range(CONCURRENCY)]
     for create in creates:
         await desk.send(create)
     await eventually(lambda: all(scripted.count("create", create.worker_id) for create in creates))
-    for create in creates:
+    for create in reversed(creates):
         await desk.send(desk.command(commands.DestroyWorker, create))
 
     async def are_called_off() -> bool:
