@@ -61,7 +61,8 @@ def blamed(state: EndpointState, worker: WorkerFact, failure: Failure, at: float
     phase = failure.phase or Phase.RENT
     state = _learned(state, worker, learning.start_failed(memory, failure, phase, cost_usd, at, policy))
     if worker.host:
-        host = learning.host_failed(state.hosts.get(worker.host), at, policy, template_works=memory.ready_seen)
+        elsewhere = learning.works_elsewhere(memory, state.hosts, worker.host, at)
+        host = learning.host_failed(state.hosts.get(worker.host), at, policy, template_works=elsewhere)
         state = _replace(state, hosts={**state.hosts, worker.host: host})
     return state
 
@@ -98,7 +99,7 @@ def passed(state: EndpointState, at: float, policy: Policy) -> EndpointState:
             state = put(state, _replace(worker, proven=True))
             memory = _memory(state, worker)
             if worker.revision >= memory.revision:
-                state = _learned(state, worker, learning.start_proven(memory))
+                state = _learned(state, worker, learning.start_proven(memory, worker.host))
             if worker.host in state.hosts:  # whatever failed on it before was not the host
                 state = _replace(state, hosts={name: host for name, host in state.hosts.items() if name != worker.host})
     return _forgiven(state, at)

@@ -10,6 +10,8 @@ What was refused before it began (no offer, price, budget) says nothing about ho
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import msgspec
 
 from schemas.ids import GroupId
@@ -28,6 +30,7 @@ MARKET_CAUSES = frozenset({Cause.NO_OFFER, Cause.PRICE_CAP, Cause.BUDGET, Cause.
 _REFUSALS = frozenset({Cause.NO_OFFER, Cause.PRICE_CAP, Cause.BUDGET})
 
 _KEPT_BOOTS = 16
+_GOOD_HOSTS = 2  #: of one that fails, the other is elsewhere
 _DECAY = 0.9  #: each start weighs this much of the one after it
 _PERF_WEIGHT = 0.3  #: of a new benchmark in the group's smoothed perf
 
@@ -106,10 +109,12 @@ def became_ready(memory: GroupMemory, worker: WorkerFact, at: float) -> GroupMem
     return _replace(memory, ready_seen=True, perf=perf, slots=slots, usd_per_hour=worker.usd_per_hour, **kept)
 
 
-def start_proven(memory: GroupMemory) -> GroupMemory:
-    """The memory after a start held: whatever failed before was not the template."""
+def start_proven(memory: GroupMemory, host: str) -> GroupMemory:
+    """The memory after a start held on this host: whatever failed before was not the template."""
+    good = tuple(name for name in memory.good_hosts if name != host)
     return _replace(
         memory,
+        good_hosts=(*good, host)[-_GOOD_HOSTS:] if host else good,
         breaker=None,
         failed_in_row=0,
         last_failure=None,
@@ -147,6 +152,12 @@ def boot_s(memory: GroupMemory, *, from_cold: bool, guess_s: float, quantile: fl
         return guess_s
     ranked = sorted(seen)
     return ranked[min(len(ranked) - 1, int(quantile * len(ranked)))]
+
+
+def works_elsewhere(memory: GroupMemory, hosts: Mapping[str, HostMemory], host: str, at: float) -> bool:
+    """Whether starts of the same template held on another host that is not shut out itself. Who has one host only keeps it."""
+    shut = {name for name, known in hosts.items() if known.quarantined_until_at > at}
+    return any(name != host and name not in shut for name in memory.good_hosts)
 
 
 def host_failed(memory: HostMemory | None, at: float, policy: Policy, *, template_works: bool) -> HostMemory:

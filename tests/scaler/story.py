@@ -113,6 +113,7 @@ class Story:
         self.report_seq = 0
         self.fails: dict[GroupId, Failure] = {}  # starts of these groups fail
         self.fails_after_s = 5.0
+        self.host = ""  # where all new machines are; "": each on its own
         self.refuses: set[GroupId] = set()  # creates of these groups find no offer
         self.mends = True  # a reboot brings a broken model server back
         self.perfs: dict[GroupId, float] = {}  # of workers of these groups
@@ -385,6 +386,7 @@ class Story:
             case "create":
                 assert machine is None, f"{action.worker_id} is created twice"
                 machine = self.machines[action.worker_id] = Machine(action.worker_id, action.group_id, action.revision, self.now)
+                machine.host = self.host or machine.host
                 machine.perf = self.perfs.get(action.group_id)
                 machine.usd_per_hour = self.prices.get(action.group_id, 0.0)
                 machine.boot_s = self.boots_s.get(action.group_id)

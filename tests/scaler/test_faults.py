@@ -123,6 +123,23 @@ def test_a_host_that_fails_two_groups_is_left_alone_by_all_of_them():
     assert bought and all(a.avoid_hosts == ("bad",) for a in bought)
 
 
+def test_who_has_one_host_only_keeps_it_whatever_fails_there():
+    """All machines of a provider on one computer share its name: shut out, nothing could start for an hour."""
+    story = Story(create_s=20, start_s=10, min_load=90, max_workers=1, inactivity_timeout=0)
+    story.host = "here"
+    story.until(200)
+    assert story.ready == 1
+    story.sets(min_load=0).until(400)
+    assert story.ready == 0 and len(story.workers(WorkerState.STOPPED)) == 1
+    story.fails[G1] = Failure(cause=Cause.PORT_CONFLICT, message="its port was taken", at=story.now)
+    story.sets(min_load=90).until(425)
+    assert story.state.hosts["here"].failures == 2 and story.state.groups[G1].breaker is None
+    assert story.state.hosts["here"].quarantined_until_at == 0.0
+    del story.fails[G1]
+    story.until(700)
+    assert story.ready == 1
+
+
 def test_a_host_is_forgotten_a_day_after_its_last_failure_and_when_it_works_again():
     from scaler.types import HostMemory
 
