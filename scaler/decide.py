@@ -18,7 +18,7 @@ from schemas.ids import GroupId, command_id, endpoint_token, worker_id_for
 from schemas.reasons import Why
 from schemas.states import EndpointState as Activity
 
-from . import ensemble, groups, hearing, limits, reactive
+from . import ensemble, groups, hearing, limits, reactive, readings
 from .book import Draft
 from .plan import Planner
 from .roster import Roster
@@ -56,25 +56,18 @@ def decide(state: EndpointState, policy: Policy, now: float) -> Decision:
     if state.deleted or state.spec is None:
         planner.end_failed()
         planner.end_all(Why.ENDPOINT_DELETED, "destroy", "the endpoint was deleted")
-        nobody = Want(asked=0, hot=0, total=0, why=Why.ENDPOINT_DELETED, sentence="the endpoint was deleted")
-        return _decision(scene, nobody, planner)
+        return _decision(scene, _without_engine(scene, 0, 0, Why.ENDPOINT_DELETED, "the endpoint was deleted"), planner)
     match state.spec.activity:
         case Activity.SUSPENDED:
-            cold = len(roster.kept_cold)
-            same = Want(
-                asked=0,
-                hot=len(roster.hot),
-                total=len(roster.hot) + cold,
-                why=Why.ENDPOINT_SUSPENDED,
-                sentence="suspended: workers stay as they are",
-            )
+            hot, all_of_it = len(roster.hot), len(roster.hot) + len(roster.kept_cold)
+            same = _without_engine(scene, hot, all_of_it, Why.ENDPOINT_SUSPENDED, "suspended: workers stay as they are")
             return _decision(scene, same, planner)
         case Activity.STOPPED:
             planner.end_failed()
             planner.end_orphans()
             planner.end_all(Why.ENDPOINT_STOPPED, "stop", "the endpoint was stopped")
-            none = Want(asked=0, hot=0, total=len(roster.living), why=Why.ENDPOINT_STOPPED, sentence="stopped: all workers cold")
-            return _decision(scene, none, planner)
+            cold = _without_engine(scene, 0, len(roster.living), Why.ENDPOINT_STOPPED, "stopped: all workers cold")
+            return _decision(scene, cold, planner)
         case Activity.ACTIVE:
             wanted = limits.apply(ENGINES[policy.name](scene), scene)
             planner.end_failed(wanted)
@@ -84,6 +77,11 @@ def decide(state: EndpointState, policy: Policy, now: float) -> Decision:
             planner.hot(wanted)
             planner.cold(wanted)
             return _decision(scene, _explained(wanted, planner), planner)
+
+
+def _without_engine(scene: Scene, hot: int, total: int, why: Why, sentence: str) -> Want:
+    """What its state asks for, whatever the load."""
+    return Want(asked=0, hot=hot, total=total, why=why, sentence=sentence, inputs=readings.at_rest(scene))
 
 
 def _explained(wanted: Want, planner: Planner) -> Want:

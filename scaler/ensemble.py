@@ -12,7 +12,7 @@ from schemas import sizes
 from schemas.events import InputRead
 from schemas.reasons import Why
 
-from . import capacity, hearing, lead, limits, reactive, window
+from . import capacity, hearing, lead, limits, reactive, readings, window
 from .engine import memory, pool, worth
 from .engine.constants import DEFAULT
 from .engine.memory import Memory
@@ -199,28 +199,21 @@ def _candidates(opinion: Opinion, usual: _Usual) -> tuple[str, ...]:
 
 
 def _inputs(scene: Scene, usual: _Usual, opinion: Opinion, seen: Seen) -> tuple[InputRead, ...]:
-    state, now, roster, here = scene.state, scene.now, scene.roster, scene.here
-    router_age_s = min([now - router.seen_at for router in state.routers.values() if router.seen_at], default=None)
-    beats = [at for worker in roster.hot if (at := worker.beat_at) is not None]
-    beat_age_s = now - min(beats) if beats else None
+    state, now = scene.state, scene.now
+    router_s, beat_s = readings.router_age_s(scene), readings.beat_age_s(scene)
     since_s = now - state.demand.fresh.since_at if state.demand.fresh.since_at else None
     arrivals = None if scene.lost else sum(group.count for group in seen.arrivals)
-    load_age_s = router_age_s if seen.costs_known else beat_age_s
+    load_age_s = router_s if seen.costs_known else beat_s
     silent_s = max([now - state.routers[name].seen_at for name in scene.lost], default=None)
     silent = (InputRead(name="silent_routers", value=float(len(scene.lost)), age_s=silent_s, unit="routers"),)
     return (
         InputRead(name="arrivals", value=arrivals, age_s=since_s, unit="requests"),
         InputRead(name="load", value=opinion.load_slots if state.routers else None, age_s=load_age_s, unit="slots"),
-        InputRead(name="perf", value=usual.perf, age_s=beat_age_s, unit="units/s per worker"),
-        InputRead(name="slots", value=float(usual.slots), age_s=beat_age_s, unit="per worker"),
-        InputRead(name="waiting", value=None if scene.lost else float(here.waiting), age_s=router_age_s, unit="requests"),
-        InputRead(name="inflight", value=float(here.inflight), age_s=beat_age_s, unit="requests"),
-        InputRead(name="queued", value=float(here.queued), age_s=beat_age_s, unit="requests"),
-        InputRead(name="oldest_wait", value=max(here.oldest_wait_s, here.oldest_queued_s), age_s=router_age_s, unit="s"),
+        InputRead(name="perf", value=usual.perf, age_s=beat_s, unit="units/s per worker"),
+        InputRead(name="slots", value=float(usual.slots), age_s=beat_s, unit="per worker"),
         InputRead(name="ended", value=float(seen.started), age_s=since_s, unit="requests"),
         InputRead(name="late", value=float(seen.late), age_s=since_s, unit="requests"),
-        InputRead(name="ready", value=float(len(roster.serving)), age_s=beat_age_s, unit="workers"),
-        InputRead(name="coming", value=float(len(roster.coming)), unit="workers"),
         InputRead(name="lead", value=seen.lead_s, unit="s"),
+        *readings.here(scene),
         *(silent if scene.lost else ()),
     )

@@ -19,7 +19,7 @@ import msgspec
 from schemas.events import InputRead
 from schemas.reasons import Why
 
-from . import capacity, lead, traffic, window
+from . import capacity, lead, readings, traffic, window
 from .roster import Roster
 from .scene import Scene
 from .types import EndpointState, Policy, Want
@@ -194,20 +194,12 @@ def _averaging_s(state: EndpointState, roster: Roster, perf: float | None, polic
 
 
 def _inputs(scene: Scene, signal: _Signal) -> tuple[InputRead, ...]:
-    state, now, roster, here = scene.state, scene.now, scene.roster, signal.here
-    router_age_s = min((now - router.seen_at for router in state.routers.values() if router.seen_at), default=None)
-    beats = [now - worker.beat_at for worker in roster.hot if worker.beat_at is not None]
-    beat_age_s = max(beats, default=None)
+    router_s, beat_s = readings.router_age_s(scene), readings.beat_age_s(scene)
     return (
-        InputRead(name="load", value=signal.load_units_per_s, age_s=router_age_s, unit="units/s"),
-        InputRead(name="load_5m", value=signal.calm_units_per_s, age_s=router_age_s, unit="units/s"),
-        InputRead(name="busy", value=signal.busy_workers, age_s=beat_age_s, unit="workers"),
-        InputRead(name="perf", value=signal.perf, age_s=beat_age_s, unit="units/s per worker"),
-        InputRead(name="waiting", value=float(here.waiting), age_s=router_age_s, unit="requests"),
-        InputRead(name="inflight", value=float(here.inflight), age_s=beat_age_s, unit="requests"),
-        InputRead(name="queued", value=float(here.queued), age_s=beat_age_s, unit="requests"),
-        InputRead(name="oldest_wait", value=max(here.oldest_wait_s, here.oldest_queued_s), age_s=router_age_s, unit="s"),
-        InputRead(name="ready", value=float(len(roster.serving)), age_s=beat_age_s, unit="workers"),
-        InputRead(name="coming", value=float(len(roster.coming)), unit="workers"),
+        InputRead(name="load", value=signal.load_units_per_s, age_s=router_s, unit="units/s"),
+        InputRead(name="load_5m", value=signal.calm_units_per_s, age_s=router_s, unit="units/s"),
+        InputRead(name="busy", value=signal.busy_workers, age_s=beat_s, unit="workers"),
+        InputRead(name="perf", value=signal.perf, age_s=beat_s, unit="units/s per worker"),
         InputRead(name="lead", value=signal.lead_s, unit="s"),
+        *readings.here(scene),
     )

@@ -89,6 +89,11 @@ class ScalingSettings(Record, frozen=True, kw_only=True):
                 f"max_workers (0) allows no worker, and min_load ({self.min_load:g}) keeps some hot: raise max_workers, set min_load "
                 "to 0, or stop the endpoint by its state"
             )
+        if self.max_workers == 0 and 0 < (self.min_cold_load or 0.0) < float("inf"):
+            found.append(
+                f"max_workers (0) allows no worker, and min_cold_load ({self.min_cold_load:g}) keeps some in reserve: raise "
+                "max_workers, or set min_cold_load to 0"
+            )
         if self.max_workers == 0 and self.inactivity_timeout_s() is None:
             found.append(
                 f"max_workers (0) allows no worker, and inactivity_timeout ({self.inactivity_timeout:g}) says never to go to zero: "

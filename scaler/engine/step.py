@@ -63,11 +63,13 @@ def _opinion(
     weights = scores / max(float(scores[best]), 1e-9)
     weights -= 1.0
     weights *= -constants.sharpness
-    np.exp(weights, out=weights)
+    # The same to the last bit on every processor, so that replay may run elsewhere: numpy's float32 exponential and BLAS's dot are not,
+    # and what a float64 one has in its last bit is gone in a float32.
+    weights = np.exp(weights, dtype=np.float64).astype(np.float32)
     weights /= np.add.reduce(weights)
-    asked = float(np.dot(weights, targets))
+    asked = float(np.add.reduce(weights * targets))
     if asked > seen.most - constants.rounding:
-        asked = float(np.dot(weights, np.maximum(free, targets)))  # so that it can be told what the ceiling keeps away
+        asked = float(np.add.reduce(weights * np.maximum(free, targets)))  # so that it can be told what the ceiling keeps away
     hot, because = _rounded(asked, memory.hot, constants), "rules"
     age_s = seen.at_s - memory.began_s
     if age_s <= constants.follow_prior_s:

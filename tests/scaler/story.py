@@ -228,6 +228,7 @@ class Story:
     def decide(self) -> Decision:
         self.fold(observations.Ticked(at=self.now))
         decision = decide.decide(self.state, self.policy, self.now)
+        assert decision.inputs, f"{decision.why} says nothing of what it looked at"
         recorded = bool(decision.actions)
         self.fold(observations.DecisionTaken(at=self.now, decision=decision, recorded=recorded))
         self.decisions.append(decision)

@@ -169,7 +169,11 @@ def test_suspended_changes_nothing():
     before = story.ready
     story.changes(state=Activity.SUSPENDED).asks(900).until(600)
     assert story.ready == before
-    assert story.decisions[-1].why is Why.ENDPOINT_SUSPENDED
+    last = story.decisions[-1]
+    assert last.why is Why.ENDPOINT_SUSPENDED
+    saw = {read.name: read for read in last.inputs}
+    assert saw["ready"].value == before and saw["ready"].age_s is not None
+    assert saw["waiting"].age_s is not None and saw["coming"].value == 0
 
 
 def test_stopped_drains_everybody_to_cold_and_active_wakes_them():

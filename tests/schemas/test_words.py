@@ -139,6 +139,7 @@ def test_a_ticket_of_absurd_length_is_refused_before_any_work():
         ({"inactivity_timeout": float("-inf")}, "inactivity_timeout"),
         ({"target_queue_time": float("inf")}, "target_queue_time"),
         ({"max_workers": 0, "min_load": 10.0}, "max_workers (0) allows no worker, and min_load (10) keeps some hot"),
+        ({"max_workers": 0, "min_cold_load": 10.0}, "max_workers (0) allows no worker, and min_cold_load (10) keeps some"),
         (
             {"max_workers": 0, "inactivity_timeout": -1.0},
             "max_workers (0) allows no worker, and inactivity_timeout (-1) says never",
@@ -157,6 +158,7 @@ def test_contradictions_are_named(settings, word):
     [
         {"max_workers": 0},
         {"max_workers": 0, "inactivity_timeout": 0.0, "min_load": 0.0},
+        {"max_workers": 0, "min_cold_load": 0.0, "cold_mult": 2.5},
         {"cold_mult": 0.0},
         {"cold_mult": 0.5},
         {"cold_mult": 1.0},

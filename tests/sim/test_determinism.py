@@ -3,7 +3,9 @@
 import os
 import subprocess
 import sys
+from functools import cache
 
+import numpy as np
 import pytest
 
 from sim import synthetic
@@ -13,6 +15,9 @@ from sim.run import run
 from sim.service import FixedRate, ProcessorSharing
 
 PROGRAM = """
+import hashlib
+from scaler.engine import memory
+from scaler.engine.constants import DEFAULT
 from sim import synthetic
 from sim.machines import Machine
 from sim.run import run
@@ -26,12 +31,21 @@ machine = Machine(crash_mtbf_s=3600.0)
 for service in (FixedRate, ProcessorSharing):
     print(run(workload, KnativeAutoscaler(PoolFacts.of(workload)), machine=machine, seed=2, service=service, record=True).digest)
 workload = synthetic.make("steady", seed=3, hours=0.5)
-print(run(workload, CorralEngine(workload), machine=machine, seed=2, record=True).digest)
+opinions = hashlib.sha256()
+class Told(CorralEngine):
+    def decide(self, seen):
+        hot = super().decide(seen)
+        opinions.update(repr(self.opinion).encode())
+        return hot
+engine = Told(workload)
+print(run(workload, engine, machine=machine, seed=2, record=True).digest)
+print(opinions.hexdigest(), hashlib.sha256(memory.pack(engine.memory, DEFAULT)).hexdigest())
 """
 
 
-def digests(hash_seed: str) -> str:
-    environment = {**os.environ, "PYTHONHASHSEED": hash_seed}
+@cache
+def digests(hash_seed: str, **more: str) -> str:
+    environment = {**os.environ, "PYTHONHASHSEED": hash_seed, **more}
     done = subprocess.run([sys.executable, "-c", PROGRAM], env=environment, capture_output=True, text=True, check=True)
     return done.stdout
 
@@ -39,7 +53,15 @@ def digests(hash_seed: str) -> str:
 def test_two_processes_and_two_hash_seeds_give_the_same_digest():
     first, second = digests("0"), digests("4242")
     assert first == second
-    assert len(set(first.split())) == 3
+    assert len(set(first.split())) == 5
+
+
+def test_another_processor_gives_the_same_opinions_to_the_last_bit():
+    """A decision is checked again on whatever machine the operator sits at: numpy and BLAS choose their code by the processor."""
+    umath = np._core._multiarray_umath
+    extras = [name for name in umath.__cpu_dispatch__ if umath.__cpu_features__.get(name)]
+    poorer = digests("0", NPY_DISABLE_CPU_FEATURES=" ".join(extras), OPENBLAS_CORETYPE="Prescott")
+    assert poorer == digests("0")
 
 
 @pytest.mark.parametrize("service", [FixedRate, ProcessorSharing])
