@@ -29,7 +29,8 @@ def moved(state: EndpointState, before: WorkerFact, after: WorkerFact, at: float
     state = _paced(put(state, after), before, after, at)
     if after.state is WorkerState.READY and before.ready_at is None and after.revision >= _memory(state, after).revision:
         return _learned(state, after, learning.became_ready(_memory(state, after), after, at))
-    if after.state is WorkerState.ERROR and before.state is not WorkerState.ERROR and not (after.proven or after.blamed):
+    failed = after.state is WorkerState.ERROR and before.state not in (WorkerState.ERROR, WorkerState.DESTROYING)
+    if failed and not (after.proven or after.blamed):
         failure = after.failure or Failure(cause=Cause.START_CRASH, message="it failed without a word", at=at)
         phase = failure.phase or lifecycle.phase_of(before.state)
         return blamed(state, after, _replace(failure, phase=phase), at, policy)

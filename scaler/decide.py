@@ -56,7 +56,8 @@ def decide(state: EndpointState, policy: Policy, now: float) -> Decision:
     if state.deleted or state.spec is None:
         planner.end_failed()
         planner.end_all(Why.ENDPOINT_DELETED, "destroy", "the endpoint was deleted")
-        return _decision(scene, _without_engine(scene, 0, 0, Why.ENDPOINT_DELETED, "the endpoint was deleted"), planner)
+        nobody = _without_engine(scene, 0, 0, Why.ENDPOINT_DELETED, "the endpoint was deleted")
+        return _decision(scene, _noted(nobody, planner), planner)
     match state.spec.activity:
         case Activity.SUSPENDED:
             hot, all_of_it = len(roster.hot), len(roster.hot) + len(roster.kept_cold)
@@ -67,7 +68,7 @@ def decide(state: EndpointState, policy: Policy, now: float) -> Decision:
             planner.end_orphans()
             planner.end_all(Why.ENDPOINT_STOPPED, "stop", "the endpoint was stopped")
             cold = _without_engine(scene, 0, len(roster.living), Why.ENDPOINT_STOPPED, "stopped: all workers cold")
-            return _decision(scene, cold, planner)
+            return _decision(scene, _noted(cold, planner), planner)
         case Activity.ACTIVE:
             wanted = limits.apply(ENGINES[policy.name](scene), scene)
             planner.end_failed(wanted)
@@ -88,8 +89,7 @@ def _explained(wanted: Want, planner: Planner) -> Want:
     """The wish with the words about what stands in its way, and the reason code of the whole."""
     if planner.candidates:
         wanted = _replace(wanted, candidates=(*wanted.candidates, *planner.candidates))
-    if planner.notes:
-        wanted = _replace(wanted, sentence="; ".join([wanted.sentence, *planner.notes]))
+    wanted = _noted(wanted, planner)
     if planner.blocked and planner.short:
         first = min(planner.blocked.values(), key=lambda shut: shut.why is not Why.BREAKER_OPEN)
         texts = "; ".join(shut.text for shut in planner.blocked.values())
@@ -100,6 +100,10 @@ def _explained(wanted: Want, planner: Planner) -> Want:
     if wanted.why is Why.STEADY and planner.drafts:
         return _replace(wanted, why=planner.drafts[0].why)
     return wanted
+
+
+def _noted(wanted: Want, planner: Planner) -> Want:
+    return _replace(wanted, sentence="; ".join([wanted.sentence, *planner.notes])) if planner.notes else wanted
 
 
 def _buys(planner: Planner) -> bool:

@@ -11,14 +11,20 @@ same traffic may well be there, unseen.
 
 from __future__ import annotations
 
+import msgspec
+
 from schemas.signals import DemandReport
 
 from .types import EndpointState, Policy, RouterFact
+
+_replace = msgspec.structs.replace
 
 #: A router repeats its last news for five seconds; who was heard for three of them may have had nothing more to say.
 _LAST_WORDS_S = 3.0
 #: A router that reported to the leader before may be gone; it is not waited for any longer.
 _PATIENCE_S = 3.0
+#: What a router says so soon after we listen again may be about the time before.
+_FIRST_WORDS_S = 10.0
 
 
 def is_quiet(report: DemandReport, known: RouterFact | None) -> bool:
@@ -37,6 +43,28 @@ def is_lost(router: RouterFact, policy: Policy, now: float) -> bool:
 def lost(state: EndpointState, policy: Policy, now: float) -> list[str]:
     """Names of the routers that are lost, in order."""
     return sorted(name for name, router in state.routers.items() if is_lost(router, policy, now))
+
+
+def resumed(state: EndpointState) -> EndpointState:
+    """The state as we begin to listen again. What a quiet router did not say was heard until we last looked; of the time since then
+    nothing is known of anybody.
+    """
+    looked_at = state.demand.fresh.since_at
+    routers = {
+        name: _replace(router, seen_at=looked_at) if router.quiet and 0 < router.seen_at < looked_at else router
+        for name, router in state.routers.items()
+    }
+    return _replace(state, routers=routers)
+
+
+def unheard_s(state: EndpointState, router: RouterFact, policy: Policy, at: float) -> float:
+    """Of the time since this router spoke last, as it speaks now: seconds for which decisions were made without it, though it may have had
+    news. What came to it then did not come just now.
+    """
+    just_resumed = router.seen_at < state.telemetry_at and at - state.telemetry_at < _FIRST_WORDS_S
+    if not is_lost(router, policy, at) and not just_resumed:
+        return 0.0
+    return max(state.demand.fresh.since_at - router.seen_at, 0.0)
 
 
 def is_complete(state: EndpointState, policy: Policy, now: float) -> bool:

@@ -21,6 +21,7 @@ from schemas.records import Failure, InstanceRecord
 from schemas.signals import Heartbeat
 from schemas.states import HOT, WorkerState
 
+from . import endings
 from .types import Liveness, WorkerFact
 
 _replace = msgspec.structs.replace
@@ -130,6 +131,8 @@ def with_instance(fact: WorkerFact, record: InstanceRecord, at: float) -> Worker
     elif record.state in _RESTS and fact.instance_state not in _RESTS:
         fact = at_rest(fact)
     if intent is not None and _is_done(fact, record):
+        if intent.op == "destroy" and record.state == "failed":
+            fact = endings.died(fact, at)
         intent = None
     failure = _without_log(record.failure) if record.state == "failed" else fact.failure
     return _replace(
@@ -155,7 +158,15 @@ def with_instance(fact: WorkerFact, record: InstanceRecord, at: float) -> Worker
 def relaunched(fact: WorkerFact, at: float, *, from_cold: bool) -> WorkerFact:
     """The fact at the begin of a new start. What its new process may have said already stays."""
     return _replace(
-        fact, launched_at=at, from_cold=from_cold, ready_at=None, proven=False, blamed=False, drain=None, failure=None
+        fact,
+        launched_at=at,
+        from_cold=from_cold,
+        ready_at=None,
+        proven=False,
+        blamed=False,
+        end_failures=0,
+        drain=None,
+        failure=None,
     )
 
 

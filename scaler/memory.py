@@ -89,6 +89,8 @@ def _essence(worker: WorkerFact) -> WorkerFact:
         blamed=worker.blamed,
         phase_at=worker.phase_at,
         rebooted_at=worker.rebooted_at,
+        end_failures=worker.end_failures,
+        end_failed_at=worker.end_failed_at,
         intent=worker.intent,
         instance_state=worker.instance_state,
         instance_at=worker.instance_at,

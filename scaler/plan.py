@@ -17,7 +17,7 @@ from schemas.ids import GroupId, WorkerId
 from schemas.reasons import Cause, Why
 from schemas.states import COMING, WorkerState
 
-from . import drain, groups, moves, reboots, trials, victims
+from . import drain, endings, groups, moves, reboots, trials, victims
 from .book import Book, Draft
 from .buying import Buyer
 from .groups import Standing
@@ -27,6 +27,7 @@ from .types import Liveness, Then, Want, WorkerFact
 
 #: Parts of a worker smaller than this are none.
 _GRAIN = 1e-9
+_MOST_NOTES = 8
 
 
 class Planner:
@@ -79,6 +80,9 @@ class Planner:
         for worker in failed:
             if not self._is_beyond_hope(worker):
                 continue
+            if self._now < endings.again_at(worker, self._policy):
+                self._note_undead(worker)
+                continue
             cause = worker.failure.cause if worker.failure is not None else Cause.START_CRASH
             message = worker.failure.message if worker.failure is not None else ""
             said = f"failed: {cause} {message}".rstrip()
@@ -93,6 +97,14 @@ class Planner:
                 short -= 1
             else:
                 self._book.act("destroy", worker, Why.REPLACE, said)
+
+    def _note_undead(self, worker: WorkerFact) -> None:
+        if len(self.notes) < _MOST_NOTES:
+            cause = worker.failure.cause if worker.failure is not None else "no word why"
+            times = "once" if worker.end_failures == 1 else f"{worker.end_failures} times"
+            self.notes.append(
+                f"{worker.worker_id} could not be destroyed ({cause}, {times}); it is tried again, and may cost money"
+            )
 
     def finish_drains(self) -> None:
         """Workers that have nothing more to do; and those that began to drain without us, by a signal or an order."""

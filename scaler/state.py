@@ -13,7 +13,7 @@ from schemas.reasons import Cause
 from schemas.records import EndpointRecord, Failure, WorkerRecord
 from schemas.states import SELF_REPORTED, WorkerState
 
-from . import ageing, deeds, learning, lifecycle, traffic, window
+from . import ageing, deeds, endings, hearing, learning, lifecycle, traffic, window
 from .observations import (
     BreakerReset,
     CommandFailed,
@@ -34,7 +34,7 @@ from .observations import (
     WorkerSeen,
 )
 from .roster import UNMANAGED_PROVIDERS, changed, put, without
-from .types import Demand, EndpointSpec, EndpointState, Fresh, GroupSpec, Liveness, Policy, Targets, WorkerFact
+from .types import Demand, EndpointSpec, EndpointState, Fresh, GroupSpec, Liveness, Policy, Targets, Telemetry, WorkerFact
 
 _replace = msgspec.structs.replace
 
@@ -89,7 +89,8 @@ def apply(state: EndpointState, observation: Observation, policy: Policy = STAND
         case TelemetryJudged():
             if observation.telemetry is state.telemetry:
                 return state
-            return _replace(state, telemetry=observation.telemetry, telemetry_at=at)
+            state = _replace(state, telemetry=observation.telemetry, telemetry_at=at)
+            return hearing.resumed(state) if observation.telemetry is Telemetry.LIVE else state
         case DemandMarked():
             return traffic.marked(state, observation.router, observation.mark, at)
         case CommandFailed():
@@ -213,7 +214,11 @@ def _liveness(state: EndpointState, seen: LivenessJudged, at: float, policy: Pol
 
 def _command_failed(state: EndpointState, seen: CommandFailed, at: float, policy: Policy) -> EndpointState:
     worker = next((w for w in state.workers.values() if w.intent is not None and w.intent.command_id == seen.command_id), None)
-    return state if worker is None else ageing.intent_failed(state, worker, seen.failure, at, policy)
+    if worker is None:
+        return state
+    if worker.intent is not None and worker.intent.op == "destroy":
+        worker = endings.died(worker, at)
+    return ageing.intent_failed(state, worker, seen.failure, at, policy)
 
 
 def _paid(state: EndpointState, worker: WorkerFact) -> WorkerFact:

@@ -77,8 +77,7 @@ def reported(state: EndpointState, report: DemandReport, at: float, policy: Poli
         return state
     demand = state.demand
     was_lost = known is not None and hearing.is_lost(known, policy, at)
-    # So long decisions were made without it; what came to it in that time did not come just now.
-    missed_s = max(demand.fresh.since_at - known.seen_at, 0.0) if was_lost and known is not None else 0.0
+    missed_s = hearing.unheard_s(state, known, policy, at) if known is not None else 0.0
     router = RouterFact(
         boot=report.boot,
         seq=report.seq,

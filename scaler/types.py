@@ -128,6 +128,8 @@ class WorkerFact(Value, frozen=True, kw_only=True):
     blamed: bool = False  #: its present start counted as a failure
     phase_at: float = 0.0  #: begin of the phase of its start that it is in; 0: as launched_at
     rebooted_at: tuple[float, ...] = ()  #: our last reboots of it, for their budget
+    end_failures: int = 0  #: destroys of it that died in a row
+    end_failed_at: float = 0.0  #: the newest of these
     intent: Intent | None = None  #: our newest command for it, until its effect is seen
     # the provider's side
     instance_state: str | None = None  #: None: the provisioner has no record (yet)

@@ -113,6 +113,7 @@ class Story:
         self.report_seq = 0
         self.fails: dict[GroupId, Failure] = {}  # starts of these groups fail
         self.fails_after_s = 5.0
+        self.undying: Failure | None = None  # what the provider says to every destroy
         self.host = ""  # where all new machines are; "": each on its own
         self.refuses: set[GroupId] = set()  # creates of these groups find no offer
         self.mends = True  # a reboot brings a broken model server back
@@ -402,7 +403,7 @@ class Story:
             case "destroy":
                 if machine is None:
                     return
-                machine.instance = "destroying"
+                machine.instance = "failed" if self.undying is not None else "destroying"
         machine.instance_at, machine.command = self.now, action.command_id
         self._show(machine)
 
@@ -434,6 +435,7 @@ class Story:
             starts=machine.starts,
             command_id=machine.command,
             gone_at=machine.gone_at,
+            failure=self.undying if machine.instance == "failed" else None,
         )
         self.fold(observations.InstanceSeen(at=self.now, worker_id=machine.id, instance=record))
 
