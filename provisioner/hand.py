@@ -91,7 +91,7 @@ class Hand:
                 return
             match plan.act(command, now=self._now(), intent=intent, record=known.record, machine=machine):
                 case Finish(machine):
-                    await self._finish(command, intent, known, machine, provider)
+                    await self._finish(command, intent, known, machine, provider.name)
                 case _:
                     await self._bury(command, body, intent, failure, deliveries)
 
@@ -110,6 +110,8 @@ class Hand:
             case _:
                 pass
         assert intent is not None, "claimed or looked up"
+        if self._was_never_made(command, known.record):
+            return await self._finish(command, intent, known, None, _provider_name(command, known.record))
         try:
             provider = await self._provider_for(command, known.record)
             return await self._with_provider(command, intent, known, provider, deliveries)
@@ -151,12 +153,12 @@ class Hand:
             case Bury(failure):
                 raise Permanent(failure.cause, failure.message)
             case Finish(machine):
-                return await self._finish(command, intent, known, machine, provider)
+                return await self._finish(command, intent, known, machine, provider.name)
             case Call():
                 record = instances.moving(command, known.record, provider.name, self._now())
                 known = Known(record, await self._store.save(record, known.revision))
                 machine = await self._call(command, provider)
-                return await self._finish(command, intent, known, machine, provider)
+                return await self._finish(command, intent, known, machine, provider.name)
 
     async def _is_being_made(self, command: AnyCommand, record: InstanceRecord | None) -> bool:
         """The create that this destroy calls off has no end yet: a provisioner beside this one may be at it, and the machine be there in a
@@ -188,13 +190,13 @@ class Hand:
                 raise Transient(Cause.HANG, f"provider {provider.name} did not answer within {limit_s:g} s") from error
 
     async def _finish(
-        self, command: AnyCommand, intent: Intent, known: Known, machine: Machine | None, provider: Provider
+        self, command: AnyCommand, intent: Intent, known: Known, machine: Machine | None, provider_name: str
     ) -> Outcome:
         now = self._now()
         if machine is None:
-            record = instances.gone(command, known.record, provider.name, now)
+            record = instances.gone(command, known.record, provider_name, now)
         else:
-            record = instances.settled(command, known.record, machine, provider.name, now)
+            record = instances.settled(command, known.record, machine, provider_name, now)
         await self._store.save(record, known.revision)
         await self._herald.tell(facts.done(command, record, now))
         if record.failure is not None:  # it came, and has ended meanwhile
@@ -250,6 +252,12 @@ class Hand:
                 hint=f"PROVISIONER_PROVIDERS lists {', '.join(sorted(self._providers))}",
             )
         return self._providers[name]
+
+    def _was_never_made(self, command: AnyCommand, record: InstanceRecord | None) -> bool:
+        """A destroy of what no provider ever made, because the one that should is not enabled here: there is nothing to end."""
+        if record is None or not isinstance(command, DestroyWorker) or record.provider in self._providers:
+            return False
+        return record.state == instances.InstanceState.FAILED and not record.provider_ref and not record.starts
 
     async def _whoever_has(self, worker_id: WorkerId) -> Provider:
         """For a destroy that overtook its create, or of a machine whose record was lost. When nobody has it, any will say so."""

@@ -160,6 +160,11 @@ async def test_a_provider_nobody_enabled_is_no_offer(desk, serving, scripted):
     await desk.send(create)
     dead = await desk.event(events.CommandDead, command_id=create.command_id)
     assert dead.failure.cause == Cause.NO_OFFER and "moonbase" in dead.failure.message
+    # No machine came of it, so a destroy has come to its end, and is no dead letter of its own.
+    destroy = desk.command(commands.DestroyWorker, create)
+    await desk.do(destroy)
+    await desk.record(create.worker_id, "gone")
+    assert len(desk.letters) == 1
 
 
 async def test_a_worker_destroyed_before_it_was_created_never_comes(desk, serving, scripted):
