@@ -86,6 +86,19 @@ class Buyer:
         """Whether one more of this group could be started now."""
         return bool(self._picks(here))
 
+    def could(self, here: Standing) -> bool:
+        """Whether one more of this group could be started, if the endpoint had room for it."""
+        if self.is_barred(here) is not None:
+            return False
+        return bool(self._cold_of(here)) or groups.full(here, self._book.created[here.spec.id]) is None
+
+    def is_usable(self, worker: WorkerFact) -> bool:
+        """Whether this cold worker may be started, now or when its group's backoff is over."""
+        here = self._standings.get(worker.group_id)
+        if here is None or here.spec.weight <= 0 or worker.host in self._shut_hosts:
+            return False
+        return here.works_still(worker) if here.halted else worker.revision >= here.oldest_revision
+
     def is_barred(self, here: Standing) -> groups.Closed | None:
         """What keeps this group from starting anything, room aside."""
         coming = here.coming + self._book.started[here.spec.id]
@@ -126,7 +139,8 @@ class Buyer:
         shut = self.is_barred(here)
         if shut is not None:
             self._note(here, shut)
-            return []
+            if not here.halted:
+                return []
         picks = []
         cold = self._cold_of(here)
         while cold and cold[-1].worker_id in self._book.touched:
@@ -135,10 +149,10 @@ class Buyer:
             worker = cold[-1]
             usd = here.delivered_usd_per_unit(worker=worker)
             picks.append(Pick(here, worker, here.boot_s(from_cold=True), _NOBODY_KNOWS if usd is None else usd))
-        shut = groups.full(here, self._book.created[here.spec.id])
-        if shut is not None:
-            self._note(here, shut)
-        else:
+        full = groups.full(here, self._book.created[here.spec.id])
+        if full is not None:
+            self._note(here, full)
+        elif shut is None:
             picks.append(Pick(here, None, *self._offer(here)))
         return picks
 
@@ -146,7 +160,7 @@ class Buyer:
         """Those that may be started, the best at the end."""
         group_id = here.spec.id
         if group_id not in self._cold:
-            usable = [worker for worker in here.cold if worker.host not in self._shut_hosts]
+            usable = [worker for worker in here.cold if self.is_usable(worker)]
             usable.sort(
                 key=lambda w: (cost.usd_per_unit(w.usd_per_hour, w.perf or here.perf), -w.state_at, w.worker_id), reverse=True
             )

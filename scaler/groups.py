@@ -62,6 +62,11 @@ class Standing:
         usd_per_hour = self._usd_per_hour() or 0.0
         return usd_per_hour / 3600.0 * (self.boot_s(from_cold=False) + _AFTERWARDS_S) <= self._policy.learn_usd
 
+    def works_still(self, worker: WorkerFact) -> bool:
+        """Of a revision before the one that is halted."""
+        breaker = self.memory.breaker
+        return breaker is not None and worker.revision < breaker.revision
+
     def boot_s(self, *, from_cold: bool) -> float:
         """Seconds from the command to ready, as half of its starts took at most."""
         return learning.boot_s(self.memory, from_cold=from_cold, guess_s=self._policy.boot_guess_s)

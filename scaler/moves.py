@@ -77,10 +77,11 @@ def planned(
         return Moves()
     coming = Counter([_place(shares, w) for w in counted if w.state is not WorkerState.READY])
     extra: Counter[GroupId] = Counter()
+    there = Counter([_place(shares, w) for w in counted])
     while True:
         group_id, over = tally.fullest()
         work -= tally.size(group_id)
-        if over <= _GRAIN or work < shares.wanted - _GRAIN:
+        if over <= _GRAIN or work < shares.wanted - _GRAIN or extra[group_id] >= there[group_id]:
             break
         extra[group_id] += 1
         tally.takes(group_id, -1)
@@ -141,6 +142,7 @@ def _settled(scene: Scene, shares: Shares, counted: Iterable[WorkerFact], buyer:
         worker
         for worker in counted
         if worker.state is WorkerState.READY
+        and not scene.roster.is_brought(worker)
         and worker.group_id not in helping
         and (worker.ready_at or scene.now) <= since_at
         and not shares.is_free(worker.group_id)
@@ -153,7 +155,7 @@ def _is_inviting(scene: Scene, standings: Mapping[GroupId, Standing], shares: Sh
     if group_id == ANY:
         return any(_is_inviting(scene, standings, shares, buyer, free) for free in standings if shares.is_free(free))
     here = standings[group_id]
-    if shares.helps_out(group_id) or buyer.is_barred(here) is not None:
+    if shares.helps_out(group_id) or not buyer.could(here):
         return False
     pause_s = scene.policy.move_after_s * min(here.memory.missed_in_row, _MOST_PAUSES)
     return scene.now >= here.memory.backoff_until_at + pause_s

@@ -129,6 +129,8 @@ class Planner:
             return
         for worker in [*self._roster.coming, *self._roster.cold]:
             if self._is_stale(worker):
+                if worker.state is WorkerState.STOPPED and not self._standings[worker.group_id].memory.ready_seen:
+                    continue  # nobody knows yet whether the new revision works; until then this one is what did
                 self._cancel(worker, Why.REVISION, "destroy", f"revision {worker.revision} is out of date")
             elif worker.gone_at is not None:
                 self._cancel(worker, Why.REPLACE, "destroy", "the provider takes the machine back before it could serve")
@@ -195,7 +197,7 @@ class Planner:
     def cold(self, wanted: Want) -> None:
         """No more on disk than wanted, no fewer in all than the floor."""
         shares, buyer = self._counting(wanted)
-        for _ in range(max(0, wanted.floor - self._book.staying)):
+        for _ in range(min(max(0, wanted.floor - self._book.staying), self._starts_left())):
             if not self._keep_one_more(wanted, buyer):
                 break
         excess = self._book.staying - max(wanted.total, wanted.floor)
@@ -221,11 +223,9 @@ class Planner:
                 self._book.act("undrain", worker, wanted.why, f"needed again: {wanted.sentence}")
                 shares.regains(worker)
                 here, work = here + 1.0, work + shares.size_of(worker)
-        under_way = sum(1 for w in self._roster.coming if w.intent is not None)
-        most = max(0, min(self._policy.burst_workers, self._policy.unsettled_workers - under_way))
         starts: Counter[GroupId] = Counter()
         enough = False
-        for _ in range(most):
+        for _ in range(self._starts_left()):
             if wanted.hot - here <= _GRAIN:
                 break
             enough = bool(starts) and work >= wanted.hot - _GRAIN
@@ -239,6 +239,28 @@ class Planner:
             work += group.success * shares.size(group.spec.id)
         self.short = 0 if enough else max(0, round(wanted.hot - here + _GRAIN))
         self._note_failures(starts)
+        if self.short and self._book.room <= 0:
+            self._give_up_useless(shares, buyer)
+
+    def _starts_left(self) -> int:
+        """How many more this decision may start: so many at once, and so many whose effect is not seen yet."""
+        started = sum(self._book.started.values())
+        under_way = sum(1 for w in self._roster.coming if w.intent is not None)
+        return max(0, min(self._policy.burst_workers - started, self._policy.unsettled_workers - under_way - started))
+
+    def _give_up_useless(self, shares: Shares, buyer: Buyer) -> None:
+        """Cold workers that may not be started hold the room of those that are needed: a group without weight, one that is halted, a bad
+        host, an old revision. They go one for each that is missing, where another could come instead.
+        """
+        useless = [w for w in self._roster.cold if w.worker_id not in self._book.touched and not buyer.is_usable(w)]
+        if not useless or not any(buyer.could(here) for here in self._standings.values()):
+            return
+        missing = self.short - len(self._roster.ending) - len(self._roster.stopping)
+        for worker in islice(victims.in_order(useless, self._standings, shares), max(0, missing)):
+            text = "it may not be started, and there is no room for one that may"
+            self._book.act("destroy", worker, Why.REPLACE, text)
+        most = self._scene.settings.max_workers
+        self.notes.append(f"max_workers ({most}) leaves no room while {len(useless)} lie cold that may not be started")
 
     def _note_failures(self, starts: Counter[GroupId]) -> None:
         for group_id, count in starts.items():
