@@ -57,12 +57,16 @@ def resumed(state: EndpointState) -> EndpointState:
     return _replace(state, routers=routers)
 
 
+def catches_up(state: EndpointState, router: RouterFact, at: float) -> bool:
+    """Whether what this router says now is about the time before we listened, too."""
+    return router.seen_at < state.telemetry_at and at - state.telemetry_at < _FIRST_WORDS_S
+
+
 def unheard_s(state: EndpointState, router: RouterFact, policy: Policy, at: float) -> float:
     """Of the time since this router spoke last, as it speaks now: seconds for which decisions were made without it, though it may have had
     news. What came to it then did not come just now.
     """
-    just_resumed = router.seen_at < state.telemetry_at and at - state.telemetry_at < _FIRST_WORDS_S
-    if not is_lost(router, policy, at) and not just_resumed:
+    if not is_lost(router, policy, at) and not catches_up(state, router, at):
         return 0.0
     return max(state.demand.fresh.since_at - router.seen_at, 0.0)
 

@@ -109,7 +109,7 @@ def reported(state: EndpointState, report: DemandReport, at: float, policy: Poli
     if arrivals > 0:
         # A router with news says so within a second, so what is new came just now, unless we could not hear it.
         begin_at = at
-        if known is not None and (was_lost or at - known.seen_at < _JUST_NOW_S or known.seen_at < state.telemetry_at):
+        if known is not None and (was_lost or at - known.seen_at < _JUST_NOW_S or hearing.catches_up(state, known, at)):
             begin_at = known.seen_at
         demand = _replace(
             demand,
