@@ -103,14 +103,14 @@ def test_who_repeats_old_news_may_fall_silent():
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.parametrize("quiet_s", [3, 12, 30])
+@pytest.mark.parametrize("quiet_s", [3, 30])
 @pytest.mark.parametrize("late_s", [1, 4])
 def test_traffic_that_begins_while_nobody_leads_is_no_burst(engine, quiet_s, late_s):
     """The router was quiet, so nobody missed it; then the leader died, and its clients came back before the next one led. What it counts
     in its first report came over all that time.
     """
     story = Story(policy=Policy(name=engine), slots=4, cost=16.0, create_s=10, max_workers=40, inactivity_timeout=-1)
-    story.asks(250).until(1800)
+    story.asks(250).until(700)
     report, news_at = story._report, [story.now]
 
     def tells_its_news():
@@ -120,10 +120,10 @@ def test_traffic_that_begins_while_nobody_leads_is_no_burst(engine, quiet_s, lat
             report()
 
     story._report = tells_its_news
-    story.asks(0).until(1800 + quiet_s)
+    story.asks(0).until(700 + quiet_s)
     hot = story.decisions[-1].hot_wanted
     decide, story.decide, story.silent = story.decide, lambda: None, True
-    story.asks(250).until(1848 + quiet_s)
+    story.asks(250).until(748 + quiet_s)
     story.decide, story.silent = decide, False
     story.telemetry(Telemetry.WARMING)
     story.telemetry(Telemetry.LIVE)
@@ -141,9 +141,10 @@ def test_what_comes_long_after_a_new_leader_began_came_just_now():
     """Its silence was heard, and there was none to hear of before."""
     story = Story(policy=Policy(name="ensemble"), create_s=10).asks(90).until(600).asks(0).until(700)
     report, story._report = story._report, lambda: None
+    story.until(710)
     story.telemetry(Telemetry.WARMING)
     story.telemetry(Telemetry.LIVE)
-    story.until(1500)
+    story.until(1000)
     before = story.state.demand
     for _ in range(10):
         story._arrive(story.cost)
