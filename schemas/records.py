@@ -163,6 +163,9 @@ MAX_OVERRIDE_S = 30 * 86400.0
 
 MAX_TIER = 1000
 
+#: People bring these machines; they are never bought, stopped or destroyed here.
+UNMANAGED_PROVIDERS = frozenset({"external"})
+
 
 class Template(Record, frozen=True, kw_only=True):
     """What runs on a worker. Frozen into the group that uses it, so a revision is reproducible."""
