@@ -409,3 +409,10 @@ def test_pain_60_no_room_until_those_that_failed_are_gone(engine):
         "max_workers allows 1, and those that fail or are on their way out count until they are gone"
         in story.decisions[-1].sentence
     )
+
+
+def test_pain_60_one_request_is_one_request(engine):
+    story = Story(slots=1, groups=(group(weight=0.0),))  # its speed is known, so each engine speaks for itself
+    said = story.someone_waits().decisions[-1].sentence
+    assert "1 request waits and no worker is ready" in said
+    assert "1 requests wait" not in said and "1 slots" not in said
