@@ -76,4 +76,5 @@ def test_every_parameter_that_people_set_has_its_default_and_a_meaning():
             rows.setdefault(name.strip("`"), default)  # the endpoint's come first; groups share some names
     for field in msgspec.structs.fields(ScalingSettings):
         assert rows[field.name] == ("unset" if field.default is None else f"`{field.default:g}`")
+    assert rows["reason"] == "required", "the command line and the API refuse an override without"
     assert {"cron", "hot_max", "usd_per_hour", "start_timeout_s"} <= rows.keys()
