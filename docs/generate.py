@@ -39,7 +39,7 @@ def page() -> str:
         _table(Schedule),
         "### An override",
         "Set by `corral endpoint override`.",
-        _table(Override, skip=("owner", "set_at")),
+        _table(Override, skip=("owner", "set_at"), required=("reason",)),
         "## Of a worker group",
         "One entry of `groups` in `corral.yaml`.",
         _table(WorkerGroup, skip=("id", "template", "revision", "created_at")),
@@ -57,7 +57,8 @@ def page() -> str:
     return "\n\n".join(part.strip("\n") for part in parts) + "\n"
 
 
-def _table(kind: type[msgspec.Struct], *, skip: tuple[str, ...] = (), name: Any = str) -> str:
+def _table(kind: type[msgspec.Struct], *, skip: tuple[str, ...] = (), required: tuple[str, ...] = (), name: Any = str) -> str:
+    """`required`: fields that whoever sets them must give, although what is stored has a default."""
     meanings, sections = _comments(kind)
     lines = ["| name | default | meaning |", "|---|---|---|"]
     for field in msgspec.structs.fields(kind):
@@ -66,7 +67,8 @@ def _table(kind: type[msgspec.Struct], *, skip: tuple[str, ...] = (), name: Any 
         if field.name in skip:
             continue
         meaning = _described(field.type) or meanings.get(field.name, "")
-        lines.append(f"| `{name(field.name)}` | {_default(field)} | {meaning.replace('|', '&#124;')} |")
+        default = "required" if field.name in required else _default(field)
+        lines.append(f"| `{name(field.name)}` | {default} | {meaning.replace('|', '&#124;')} |")
     return "\n".join(lines)
 
 

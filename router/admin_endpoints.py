@@ -13,7 +13,7 @@ from schemas.ids import EndpointId
 from schemas.records import EndpointRecord, ScalingSettings, Schedule
 from schemas.states import EndpointState
 
-from . import problems
+from . import problems, wholeness
 from .api_keys import KeyRing
 from .calls import Call, Table, reply
 from .store import EndpointStore
@@ -51,6 +51,7 @@ class EndpointFields(msgspec.Struct, frozen=True, kw_only=True):
     schedules: tuple[ScheduleFields, ...] | None = None  #: all of them; a change replaces all
     unset: tuple[str, ...] = ()  #: on change: settings that shall have their default again, which null cannot say
     rotate_key: bool = False  #: on change: give the endpoint a new API key of its own
+    rest_follows: bool = False  #: on change: one step of several; see `wholeness`
 
     def given(self) -> dict[str, Any]:
         """The scaling settings that were given."""
@@ -134,7 +135,8 @@ class EndpointAdmin:
                 schedules=record.schedules if planned is None else planned,
                 key_version=record.key_version + fields.rotate_key,
             )
-            return checked(after, self._now())
+            checked(after, self._now())
+            return after if fields.rest_follows else wholeness.checked(record, after, self._now())
 
         record = await self._store.change(EndpointId(call.number("id")), change, lambda b, a: self._changed(b, a, by))
         return reply({"success": True, "result": record.id, "endpoint": self.shown(record)})
@@ -225,9 +227,8 @@ def checked(record: EndpointRecord, now: float) -> EndpointRecord:
     wrong = (*record.settings.problems(), *schedules.problems(record.schedules, record.settings))
     override, most = record.override, record.settings.max_workers
     if override is not None and override.expires_at > now and (override.hot_min or 0) > most:
-        wrong += (
-            f"max_workers ({most}) is less than the override of {override.owner} asks for ({override.hot_min}); clear it first",
-        )
+        asked = f"hot_min ({override.hot_min}) of the override of {override.owner}"
+        wrong += (f"max_workers ({most}) is less than {asked}: raise it, or clear the override first",)
     if wrong:
         raise problems.contradiction(wrong)
     return record

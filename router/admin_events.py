@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import difflib
 from collections.abc import Callable
 
 import msgspec
@@ -10,7 +11,7 @@ import structlog
 from aiohttp import web
 
 from runtime.bus import Bus
-from schemas import subjects
+from schemas import events, subjects
 from schemas.ids import EndpointId
 
 from . import problems
@@ -189,9 +190,12 @@ async def _pass_on(behind: Behind, tail: asyncio.Task[None], response: web.Strea
 
 
 def _kind(text: str) -> str:
-    if not text or not all(char.isalnum() or char == "_" for char in text):
-        raise problems.bad_fields({"kind": "must be a kind of event, such as worker_ready"})
-    return text
+    """Raises HttpProblem 422: kinds are a closed list, and of one that does not exist nobody would ever hear anything."""
+    if text in events.KINDS:
+        return text
+    close = difflib.get_close_matches(text[:64], events.KINDS, n=1)
+    hint = f"did you mean {close[0]}?" if close else f"it is one of {', '.join(sorted(events.KINDS))}"
+    raise problems.bad_fields({"kind": f"{text[:40]!r} is no kind of event; {hint}"})
 
 
 def _tail(fields: LogFields) -> int:

@@ -16,7 +16,7 @@ from schemas import codec, events, subjects
 from schemas.ids import EndpointId, GroupId
 from schemas.records import EndpointRecord, Template, WorkerGroup
 
-from . import problems
+from . import problems, wholeness
 from .admin_endpoints import refuse_unknown
 from .admin_templates import Templates, hash_of, number_of, read_template
 from .calls import Call, Table, reply
@@ -54,6 +54,7 @@ class GroupFields(msgspec.Struct, frozen=True, kw_only=True):
     overflow_util: float | None = None
     overflow_queue_s: float | None = None
     unset: tuple[str, ...] = ()  #: on change: fields that shall be "not given" again, which null cannot say
+    rest_follows: bool = False  #: one step of several; see `wholeness`
 
     def given(self) -> dict[str, Any]:
         """What was given, under the names of WorkerGroup; without the template."""
@@ -148,7 +149,8 @@ class GroupAdmin:
         def add(record: EndpointRecord) -> EndpointRecord:
             if len(record.groups) >= MAX_GROUPS:
                 raise problems.contradiction((f"an endpoint has at most {MAX_GROUPS} worker groups",))
-            return msgspec.structs.replace(record, groups=(*record.groups, group))
+            after = msgspec.structs.replace(record, groups=(*record.groups, group))
+            return after if fields.rest_follows else wholeness.checked(record, after, self._now())
 
         def tell(_: EndpointRecord, after: EndpointRecord) -> events.AnyEvent:
             return events.GroupCreated(
@@ -180,9 +182,9 @@ class GroupAdmin:
             check(after)
             if any(getattr(before, name) != getattr(after, name) for name in REVISES):
                 after = msgspec.structs.replace(after, revision=before.revision + 1, oldest_revision=0)
-            return msgspec.structs.replace(
-                record, groups=tuple(after if group.id == group_id else group for group in record.groups)
-            )
+            groups = tuple(after if group.id == group_id else group for group in record.groups)
+            whole = msgspec.structs.replace(record, groups=groups)
+            return whole if fields.rest_follows else wholeness.checked(record, whole, self._now())
 
         def tell(before: EndpointRecord, after: EndpointRecord) -> events.AnyEvent:
             was, now = _group(before, group_id), _group(after, group_id)

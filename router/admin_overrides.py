@@ -12,7 +12,7 @@ from aiohttp import web
 from schemas import events
 from schemas.records import EndpointRecord, Override
 
-from . import problems
+from . import problems, wholeness
 from .calls import Call, Table, reply
 from .store import EndpointStore
 
@@ -58,10 +58,10 @@ class OverrideAdmin:
         )
 
         def put(record: EndpointRecord) -> EndpointRecord:
-            wrong = override.problems(record.settings, at)
+            wrong = override.problems(record.settings, at, record.state)
             if wrong:
                 raise problems.contradiction(wrong)
-            return msgspec.structs.replace(record, override=override)
+            return wholeness.checked(record, msgspec.structs.replace(record, override=override), at)
 
         text = f"{override.owner} asks for {override.says()} until {_moment(override.expires_at)}: {override.reason}"
         await self._store.change(endpoint.id, put, lambda _, after: self._told(after, by.key_id, text))

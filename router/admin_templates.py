@@ -84,25 +84,10 @@ def read_template(given: dict[str, msgspec.Raw]) -> Template:
         template = codec.decode(msgspec.json.encode(given), Template)
     except msgspec.ValidationError as error:
         raise problems.wrong_type(error) from error
-    wrong = wrong_fields(template)
+    wrong = template.problems()
     if wrong:
         raise problems.bad_fields(wrong)
     return template
-
-
-def wrong_fields(template: Template) -> dict[str, str]:
-    wrong = {}
-    if not ids.is_token(template.name):
-        wrong["name"] = "must be 1 to 128 letters, digits, '-' or '_'"
-    if not template.command and not template.image:
-        wrong["command"] = "is required, unless `image` is given"
-    for name in ("start_timeout_s", "stop_timeout_s"):
-        if not 0 < getattr(template, name) < float("inf"):
-            wrong[name] = "must be a number of seconds above 0"
-    for name in ("gpus", "disk_gb", "slots"):
-        if not 0 <= getattr(template, name) < float("inf"):
-            wrong[name] = "must be at least 0"
-    return wrong
 
 
 def hash_of(template: Template) -> str:

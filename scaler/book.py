@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 
 import msgspec
 
@@ -55,7 +56,7 @@ class Book:
         self.created[group.id] += 1
         self.started[group.id] += 1
         self._here += 1
-        self._staying += 1
+        self._staying += _stays(self.drafts[-1])
 
     def act(self, op: Op, worker: WorkerFact, why: Why, reason: str, then: Then | None = None) -> None:
         """Something with a worker that is there."""
@@ -64,10 +65,21 @@ class Book:
         self.drafts.append(Draft(op, worker.group_id, why, reason, worker, worker.revision, then))
         if op == "start":
             self.started[worker.group_id] += 1
-        if op == "destroy" or then == "destroy":
-            self._staying -= 0 if _goes_for_good(worker) else 1
-        elif op == "undrain" and _goes_for_good(worker):
-            self._staying += 1
+        self._staying += _stays(self.drafts[-1])
+
+
+def staying(scene: Scene, drafts: Iterable[Draft]) -> int:
+    """Workers that stay, hot or cold, when all of this is carried out."""
+    return Book(scene).staying + sum(map(_stays, drafts))
+
+
+def _stays(draft: Draft) -> int:
+    """By how much it changes the number of workers that stay."""
+    if draft.worker is None:
+        return 1
+    if draft.op == "destroy" or draft.then == "destroy":
+        return 0 if _goes_for_good(draft.worker) else -1
+    return 1 if draft.op == "undrain" and _goes_for_good(draft.worker) else 0
 
 
 def _goes_for_good(worker: WorkerFact) -> bool:

@@ -25,6 +25,8 @@ from .shares import Shares
 from .types import WorkerFact
 
 _NOBODY_KNOWS = float("inf")
+#: In `Buyer.blocked`: what stands in the way of all groups together.
+_ALL_OF_THEM = GroupId(0)
 _MOST_CONSIDERED = 12
 _Key = tuple[float, ...]
 
@@ -39,7 +41,9 @@ class Pick(msgspec.Struct, frozen=True):
 
 
 class Buyer:
-    """Starts one after the other. `blocked` says what stood in the way, `until_at` when the first of it may be gone."""
+    """Starts one after the other. `blocked` says what stood in the way, `until_at` when the first of it may be gone. Groups that take
+    no part (weight 0, machines that people bring) are named there only once nobody could be picked: then they are a reason too.
+    """
 
     def __init__(self, scene: Scene, standings: Mapping[GroupId, Standing], book: Book, shares: Shares) -> None:
         self._scene = scene
@@ -52,6 +56,7 @@ class Buyer:
         self._known: dict[GroupId, list[Pick]] = {}  # until something of the group is started
         self._levels = tiers.levels(standings.values())
         self.opened = tiers.opened(scene, standings)
+        self._aside: dict[GroupId, groups.Closed] = {}
         self.blocked: dict[GroupId, groups.Closed] = {}
         self.until_at: float | None = None
         self.considered: dict[str, None] = {}  #: in words, whatever there was to choose from, once each
@@ -71,6 +76,7 @@ class Buyer:
                 best = min(picks, key=lambda pick: self._key(pick, on_time_s))
                 self._take(best, why, text)
                 return best.here
+        self._nobody()
         return None
 
     def new(self, why: Why, text: str) -> bool:
@@ -80,6 +86,7 @@ class Buyer:
             if picks:
                 self._take(min(picks, key=lambda pick: self._key(pick, _NOBODY_KNOWS)), why, text)
                 return True
+        self._nobody()
         return False
 
     def can(self, here: Standing) -> bool:
@@ -176,10 +183,22 @@ class Buyer:
         return self._offers[group_id]
 
     def _note(self, here: Standing, shut: groups.Closed) -> None:
-        if here.spec.managed and here.spec.weight > 0:
-            self.blocked[here.spec.id] = shut
-            if shut.until_at is not None:
-                self.until_at = shut.until_at if self.until_at is None else min(self.until_at, shut.until_at)
+        if not here.spec.managed or here.spec.weight <= 0:
+            self._aside[here.spec.id] = shut
+            return
+        self.blocked[here.spec.id] = shut
+        if shut.until_at is not None:
+            self.until_at = shut.until_at if self.until_at is None else min(self.until_at, shut.until_at)
+
+    def _nobody(self) -> None:
+        """Nobody could be picked: whatever is the reason shall be said."""
+        self.blocked |= self._aside
+        if not self._standings:
+            self.blocked[_ALL_OF_THEM] = groups.Closed(Why.STEADY, "it has no worker group")
+        elif self._book.room <= 0 and any(pick.worker is None for picks in self._known.values() for pick in picks):
+            most = self._scene.settings.max_workers
+            text = f"max_workers allows {most}, and those that fail or are on their way out count until they are gone"
+            self.blocked[_ALL_OF_THEM] = groups.Closed(Why.MAX_WORKERS, text)
 
     # --- which is best: the smallest key ---
 

@@ -18,7 +18,7 @@ from schemas.ids import GroupId, command_id, endpoint_token, worker_id_for
 from schemas.reasons import Why
 from schemas.states import EndpointState as Activity
 
-from . import ensemble, groups, hearing, limits, reactive, readings
+from . import book, ensemble, groups, hearing, limits, reactive, readings
 from .book import Draft
 from .plan import Planner
 from .roster import Roster
@@ -77,7 +77,7 @@ def decide(state: EndpointState, policy: Policy, now: float) -> Decision:
             planner.retire(wanted)
             planner.hot(wanted)
             planner.cold(wanted)
-            return _decision(scene, _explained(wanted, planner), planner)
+            return _decision(scene, _explained(scene, wanted, planner), planner)
 
 
 def _without_engine(scene: Scene, hot: int, total: int, why: Why, sentence: str) -> Want:
@@ -85,16 +85,24 @@ def _without_engine(scene: Scene, hot: int, total: int, why: Why, sentence: str)
     return Want(asked=0, hot=hot, total=total, why=why, sentence=sentence, inputs=readings.at_rest(scene))
 
 
-def _explained(wanted: Want, planner: Planner) -> Want:
+def _explained(scene: Scene, wanted: Want, planner: Planner) -> Want:
     """The wish with the words about what stands in its way, and the reason code of the whole."""
     if planner.candidates:
         wanted = _replace(wanted, candidates=(*wanted.candidates, *planner.candidates))
     wanted = _noted(wanted, planner)
-    if planner.blocked and planner.short:
+    if scene.here.waiting and scene.roster.living and not any(group.weight > 0 for group in scene.roster.groups.values()):
+        wanted = _replace(
+            wanted, sentence=f"{wanted.sentence}; no group has a weight above 0, so no request reaches their workers"
+        )
+    texts = "; ".join(shut.text for shut in planner.blocked.values())
+    if texts and planner.short:
         first = min(planner.blocked.values(), key=lambda shut: shut.why is not Why.BREAKER_OPEN)
-        texts = "; ".join(shut.text for shut in planner.blocked.values())
         why = first.why if first.why is Why.BREAKER_OPEN and not _buys(planner) else wanted.why
         return _replace(wanted, why=why, sentence=f"{wanted.sentence}; {texts}")
+    if texts and wanted.floor > (kept := book.staying(scene, planner.drafts)):
+        wanted = _replace(
+            wanted, sentence=f"{wanted.sentence}; {wanted.floor} are to be kept, hot or cold, and {kept} can be: {texts}"
+        )
     if wanted.why in (Why.LOAD_UP, Why.LOAD_DOWN, Why.IDLE) and not planner.drafts:
         return _replace(wanted, why=Why.STEADY)
     if wanted.why is Why.STEADY and planner.drafts:

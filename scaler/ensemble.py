@@ -12,7 +12,7 @@ from schemas import sizes
 from schemas.events import InputRead
 from schemas.reasons import Why
 
-from . import capacity, hearing, lead, limits, reactive, readings, window
+from . import capacity, hearing, lead, limits, reactive, readings, window, words
 from .engine import memory, pool, worth
 from .engine.constants import DEFAULT
 from .engine.memory import Memory
@@ -170,9 +170,9 @@ def _why(opinion: Opinion, hot: int, scene: Scene) -> Why:
 
 
 def _sentence(opinion: Opinion, usual: _Usual, scene: Scene) -> str:
-    load = f"load of {opinion.load_slots:.1f} requests at once, {usual.slots} slots a worker"
+    load = f"load of {opinion.load_slots:.1f} requests at once, {words.slots(usual.slots)} a worker"
     if scene.here.waiting and not scene.roster.serving:
-        load = f"{scene.here.waiting} requests wait and no worker is ready; {load}"
+        load = f"{words.wait(scene.here.waiting)} and no worker is ready; {load}"
     match opinion.because:
         case "prior":
             return f"{load}: {opinion.hot} by {opinion.rule}, until rules can be compared"

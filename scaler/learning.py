@@ -16,9 +16,8 @@ import msgspec
 
 from schemas.ids import GroupId
 from schemas.reasons import Cause, Phase
-from schemas.records import Failure
+from schemas.records import UNMANAGED_PROVIDERS, Failure
 
-from .roster import UNMANAGED_PROVIDERS
 from .types import Breaker, EndpointState, GroupMemory, HostMemory, Policy, WorkerFact
 
 _replace = msgspec.structs.replace

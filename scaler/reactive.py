@@ -19,7 +19,7 @@ import msgspec
 from schemas.events import InputRead
 from schemas.reasons import Why
 
-from . import capacity, lead, readings, traffic, window
+from . import capacity, lead, readings, traffic, window, words
 from .roster import Roster
 from .scene import Scene
 from .types import EndpointState, Policy, Want
@@ -132,9 +132,9 @@ def _ask(scene: Scene, signal: _Signal) -> tuple[int, Why, str, tuple[str, ...]]
             )
         )
     if here.waiting and not roster.serving:
-        opinions.append((1, Why.DEMAND_WAITING, f"{here.waiting} requests wait and no worker is ready: at least 1"))
+        opinions.append((1, Why.DEMAND_WAITING, f"{words.wait(here.waiting)} and no worker is ready: at least 1"))
     elif here.requests:
-        opinions.append((1, Why.LOAD_UP, f"{here.requests} requests are here: at least 1"))
+        opinions.append((1, Why.LOAD_UP, f"{words.are_here(here.requests)}: at least 1"))
     if not opinions:
         return 0, Why.LOAD_DOWN, "no load", ()
     count, why, sentence = max(opinions, key=lambda opinion: opinion[0])

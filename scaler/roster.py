@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from schemas.ids import GroupId, WorkerId
+from schemas.records import UNMANAGED_PROVIDERS
 from schemas.states import COMING, WorkerState
 
 from .types import EndpointState, GroupSpec, WorkerFact
@@ -15,9 +16,6 @@ _replace = msgspec.structs.replace
 
 #: Exists or soon will, and costs something.
 LIVING = frozenset(WorkerState) - {WorkerState.DESTROYING, WorkerState.GONE}
-
-#: People bring these machines; they are never bought, stopped or destroyed here.
-UNMANAGED_PROVIDERS = frozenset({"external"})
 
 
 def put(state: EndpointState, worker: WorkerFact) -> EndpointState:

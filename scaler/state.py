@@ -10,7 +10,7 @@ import msgspec
 
 from schemas.ids import EndpointId, WorkerId
 from schemas.reasons import Cause
-from schemas.records import EndpointRecord, Failure, WorkerRecord
+from schemas.records import UNMANAGED_PROVIDERS, EndpointRecord, Failure, WorkerRecord
 from schemas.states import SELF_REPORTED, WorkerState
 
 from . import ageing, deeds, endings, hearing, learning, lifecycle, traffic, window
@@ -33,7 +33,7 @@ from .observations import (
     Ticked,
     WorkerSeen,
 )
-from .roster import UNMANAGED_PROVIDERS, changed, put, without
+from .roster import changed, put, without
 from .types import Demand, EndpointSpec, EndpointState, Fresh, GroupSpec, Liveness, Policy, Targets, Telemetry, WorkerFact
 
 _replace = msgspec.structs.replace

@@ -295,6 +295,10 @@ AnyEvent = (
 )
 
 
+#: Of all events.
+KINDS: tuple[str, ...] = tuple(kind.__struct_config__.tag for kind in AnyEvent.__args__)
+
+
 def kind_of(event: AnyEvent) -> str:
     tag = event.__struct_config__.tag
     assert isinstance(tag, str)

@@ -58,7 +58,7 @@ class RouteWaiting(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     endpoint: str
     request_idx: int
     status: str  #: one sentence
-    wait_reason: str = ""  #: no_worker, starting, at_capacity, halted, stopped, ...
+    wait_reason: str = ""  #: from reasons.WaitReason
     position: int = 0
     retry_after_s: float = 1.0
     eta_s: float | None = None

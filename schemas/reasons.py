@@ -64,3 +64,21 @@ class Why(StrEnum):
     MANUAL = "manual"  #: an operator said so
     SCHEDULE = "schedule"
     STEADY = "steady"  #: what is, is what should be
+
+
+class WaitReason(StrEnum):
+    """Why a request waits, as `/route/` says it beside a sentence. docs/errors.md has a line for each. Closed list."""
+
+    STOPPED = "stopped"  #: the endpoint is stopped
+    NO_GROUP = "no_group"  #: the endpoint has no worker group
+    EXCLUDED = "excluded"  #: every ready worker has failed this request before
+    AT_CAPACITY = "at_capacity"  #: all ready workers are busy
+    STARTING = "starting"  #: a worker is on its way
+    MAX_WORKERS = "max_workers"  #: the endpoint's max_workers is 0
+    SUSPENDED = "suspended"  #: nothing is started while the endpoint is suspended
+    WEIGHT_0 = "weight_0"  #: no group with a weight above 0
+    EXTERNAL = "external"  #: people bring the machines, and none is here
+    FULL = "full"  #: max_workers, of the groups or of the endpoint, leaves no room for one more
+    HALTED = "halted"  #: the breaker of every group that could start one is open
+    FAILING = "failing"  #: starts fail, and are tried again
+    NO_WORKER = "no_worker"  #: one was asked for

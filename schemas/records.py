@@ -11,7 +11,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from .ids import CommandId, EndpointId, GroupId, WorkerId
+from .ids import CommandId, EndpointId, GroupId, WorkerId, is_token
 from .reasons import Cause, Phase
 from .states import EndpointState, WorkerState
 
@@ -83,7 +83,9 @@ class ScalingSettings(Record, frozen=True, kw_only=True):
         if self.cold_workers is not None and self.cold_workers < 0:
             found.append("cold_workers must be at least 0")
         if self.cold_workers is not None and self.cold_workers > self.max_workers:
-            found.append(f"cold_workers ({self.cold_workers}) is more than max_workers ({self.max_workers})")
+            found.append(
+                f"cold_workers ({self.cold_workers}) is more than max_workers ({self.max_workers}): lower the first or raise the second"
+            )
         if self.max_workers == 0 and 0 < self.min_load < float("inf"):
             found.append(
                 f"max_workers (0) allows no worker, and min_load ({self.min_load:g}) keeps some hot: raise max_workers, set min_load "
@@ -138,8 +140,8 @@ class Override(Record, frozen=True, kw_only=True):
         ceiling = [] if self.hot_max is None else [f"at most {self.hot_max} hot"]
         return " and ".join(floor + ceiling)
 
-    def problems(self, settings: ScalingSettings, now: float) -> tuple[str, ...]:
-        """Why it cannot be, each as one sentence for the user; `now` unix s."""
+    def problems(self, settings: ScalingSettings, now: float, state: EndpointState = EndpointState.ACTIVE) -> tuple[str, ...]:
+        """Why it cannot be set now, each as one sentence for the user; `now` unix s, `state` the endpoint's."""
         found = []
         if self.hot_min is None and self.hot_max is None:
             found.append("an override needs hot_min or hot_max, or both")
@@ -149,9 +151,16 @@ class Override(Record, frozen=True, kw_only=True):
             if getattr(self, name) is not None and getattr(self, name) < 0
         ]
         if self.hot_min is not None and self.hot_max is not None and self.hot_min > self.hot_max:
-            found.append(f"hot_min ({self.hot_min}) is more than hot_max ({self.hot_max})")
+            found.append(f"hot_min ({self.hot_min}) is more than hot_max ({self.hot_max}): lower the first or raise the second")
         if self.hot_min is not None and self.hot_min > settings.max_workers:
-            found.append(f"hot_min ({self.hot_min}) is more than max_workers ({settings.max_workers})")
+            found.append(
+                f"hot_min ({self.hot_min}) is more than max_workers ({settings.max_workers}): lower the first or raise the second"
+            )
+        if (self.hot_min or 0) > 0 and state is not EndpointState.ACTIVE:
+            found.append(
+                f"hot_min ({self.hot_min}) would do nothing, because the endpoint is {state}: make it active first, with "
+                "`corral endpoint resume`"
+            )
         if not now < self.expires_at <= now + MAX_OVERRIDE_S:
             found.append(f"an override must end between now and {MAX_OVERRIDE_S / 86400:.0f} days from now")
         return tuple(found)
@@ -162,6 +171,9 @@ MAX_OVERRIDE_S = 30 * 86400.0
 
 
 MAX_TIER = 1000
+
+#: People bring these machines; they are never bought, stopped or destroyed here.
+UNMANAGED_PROVIDERS = frozenset({"external"})
 
 
 class Template(Record, frozen=True, kw_only=True):
@@ -177,6 +189,21 @@ class Template(Record, frozen=True, kw_only=True):
     slots: int = 0  #: requests a worker serves at once, where it does not say so itself (Vast's PyWorker); 0: one
     start_timeout_s: float = 600.0  #: from launch to ready; after it: cause "hang"
     stop_timeout_s: float = 10.0  #: from SIGTERM to SIGKILL
+
+    def problems(self) -> dict[str, str]:
+        """What makes no sense, by field, as the end of a sentence that begins with the field's name."""
+        found = {}
+        if not is_token(self.name):
+            found["name"] = "must be 1 to 128 letters, digits, '-' or '_'"
+        if not self.command and not self.image:
+            found["command"] = "is required, unless `image` is given"
+        for name in ("start_timeout_s", "stop_timeout_s"):
+            if not 0 < getattr(self, name) < float("inf"):
+                found[name] = "must be a number of seconds above 0"
+        for name in ("gpus", "disk_gb", "slots"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                found[name] = "must be a finite number of at least 0"
+        return found
 
 
 class WorkerGroup(Record, frozen=True, kw_only=True):
@@ -218,6 +245,12 @@ class WorkerGroup(Record, frozen=True, kw_only=True):
         for name in ("overflow_util", "overflow_queue_s"):
             if getattr(self, name) is not None and self.tier == 0:
                 found.setdefault(name, "says when a higher tier helps out, and this group is in tier 0: set its tier")
+        price, cap = self.usd_per_hour, self.price_cap_usd_per_hour
+        if price is not None and cap is not None and price > cap:
+            found.setdefault(
+                "usd_per_hour",
+                f"({price:g}) is more than price_cap_usd_per_hour ({cap:g}) allows: raise the cap, or take it away",
+            )
         return found
 
 

@@ -72,7 +72,9 @@ def problems(schedules: Iterable[Schedule], settings: ScalingSettings) -> tuple[
         if schedule.hot_min < 1:
             found.append(f"{where}: hot_min must be at least 1")
         elif schedule.hot_min > settings.max_workers:
-            found.append(f"{where}: hot_min ({schedule.hot_min}) is more than max_workers ({settings.max_workers})")
+            found.append(
+                f"{where}: hot_min ({schedule.hot_min}) is more than max_workers ({settings.max_workers}): lower the first or raise the second"
+            )
     return tuple(found)
 
 

@@ -60,7 +60,7 @@ PURE = [
         for name in (
             "types observations state window ageing traffic capacity learning roster scene groups shares victims reactive ensemble limits "
             "cost phases reboots tiers book buying moves trials calendar audit "
-            "plan decide deeds drain liveness lifecycle memory replay shards orders records news"
+            "plan decide deeds drain liveness lifecycle memory replay shards orders records news words"
         ).split()
     ),
     "scaler/engine",

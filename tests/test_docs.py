@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from schemas.http import ErrorCode
+from schemas.reasons import WaitReason
 from schemas.records import ScalingSettings
 
 ROOT = Path(__file__).parent.parent
@@ -18,17 +19,25 @@ PAGES = sorted(
 )
 
 
+def explained(*, waits: bool):
+    """First cells of the tables of docs/errors.md: of the one about waits, or of the others."""
+    sections = (ROOT / "docs/errors.md").read_text().split("\n## ")
+    rows = [
+        line.split("|")[1]
+        for section in sections
+        if section.startswith("Why a request waits") is waits
+        for line in section.splitlines()
+        if line.startswith("| `") and not line.startswith("| `wait_reason`")
+    ]
+    return set(re.findall(r"`([a-z_0-9]+)`", "\n".join(rows)))
+
+
 def test_every_error_code_is_explained_and_every_explained_code_exists():
-    codes = {value for name, value in vars(ErrorCode).items() if name.isupper()}
-    explained = set(
-        re.findall(
-            r"`([a-z_]+)`",
-            "\n".join(
-                line.split("|")[1] for line in (ROOT / "docs/errors.md").read_text().splitlines() if line.startswith("| `")
-            ),
-        )
-    )
-    assert explained == codes
+    assert explained(waits=False) == {value for name, value in vars(ErrorCode).items() if name.isupper()}
+
+
+def test_every_reason_to_wait_is_explained_and_every_explained_reason_exists():
+    assert explained(waits=True) == set(WaitReason)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
@@ -67,4 +76,5 @@ def test_every_parameter_that_people_set_has_its_default_and_a_meaning():
             rows.setdefault(name.strip("`"), default)  # the endpoint's come first; groups share some names
     for field in msgspec.structs.fields(ScalingSettings):
         assert rows[field.name] == ("unset" if field.default is None else f"`{field.default:g}`")
+    assert rows["reason"] == "required", "the command line and the API refuse an override without"
     assert {"cron", "hot_max", "usd_per_hour", "start_timeout_s"} <= rows.keys()

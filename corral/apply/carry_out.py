@@ -15,6 +15,7 @@ from .manifest import EndpointSpec, GroupSpec, Manifest
 from .plan import Current, CurrentEndpoint, CurrentGroup, Step, missing_templates
 
 _SETTINGS = tuple(field.name for field in msgspec.structs.fields(records.ScalingSettings))
+_STEP = {"rest_follows": True}
 _GROUP = tuple(field.name for field in msgspec.structs.fields(GroupSpec))
 
 
@@ -66,7 +67,7 @@ def group_of(shown: Json) -> CurrentGroup:
 
 async def carry_out(admin: Admin, wanted: Manifest, steps: tuple[Step, ...], done: Callable[[Step], None]) -> None:
     """Each step in turn; `done` hears of each that changed something. Raises ApiError, and what was done stays done:
-    the same file can be applied again.
+    the same file can be applied again. The files make sense as a whole; what is between two steps need not (`rest_follows`).
     """
     templates = {template.name: template for template in wanted.templates}
     endpoints = {endpoint.name: endpoint for endpoint in wanted.endpoints}
@@ -88,7 +89,7 @@ async def _endpoint(admin: Admin, spec: EndpointSpec, step: Step) -> None:
     if step.verb == "create":
         await admin.create_endpoint(spec.name, _given(values))
     else:
-        await admin.update_endpoint(spec.name, _changed(values, step))
+        await admin.update_endpoint(spec.name, _changed(values, step) | _STEP)
 
 
 async def _group(admin: Admin, endpoint: EndpointSpec, step: Step) -> None:
@@ -99,10 +100,10 @@ async def _group(admin: Admin, endpoint: EndpointSpec, step: Step) -> None:
     spec = next(group for group in endpoint.groups if group.name == step.name)
     values = msgspec.to_builtins(spec)
     if step.verb == "create":
-        await admin.create_group(endpoint.name, _given(values))
+        await admin.create_group(endpoint.name, _given(values) | _STEP)
     else:
         assert step.id is not None
-        await admin.update_group(step.id, _changed(values, step))
+        await admin.update_group(step.id, _changed(values, step) | _STEP)
 
 
 def _given(values: Mapping[str, Any]) -> dict[str, Any]:

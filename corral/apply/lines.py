@@ -28,6 +28,11 @@ class Document:
             path = path[:-1]
         return f"{self.file}:{self._lines.get(path, 1)}"
 
+    def renamed(self, written: Path, meant: Path) -> None:
+        """What is meant stands where it is written under another name."""
+        if written in self._lines:
+            self._lines[meant] = self._lines[written]
+
     def error(self, message: str, path: Path = (), hint: str = "") -> ManifestError:
         return ManifestError(self.where(path), message, hint)
 

@@ -18,11 +18,12 @@ import os
 import re
 import shlex
 from collections.abc import Iterable, Mapping
+from enum import Enum
 from typing import Any, TypeVar
 
 import msgspec
 
-from corral.wire import ids, records, schedules, states
+from corral.wire import ids, records, schedules, states, whole
 
 from .lines import Document, Path, documents
 
@@ -32,6 +33,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._-]{0,127}")
 _AT = re.compile(r"^(?P<what>.*?)(?: - at `\$(?P<path>[^`]*)`)?$", re.DOTALL)
 _WHICH = re.compile(r"schedules\[(\d+)\]")
 _STEP = re.compile(r"\.([A-Za-z_][A-Za-z0-9_]*)|\[(\d+)\]|\[\.\.\.\]")
+_NUMBER = re.compile(r"([-+]?[0-9]+)(\.[0-9]+)?[eE]([-+]?)([0-9]+)")
 _SETTINGS = frozenset(field.name for field in msgspec.structs.fields(records.ScalingSettings))
 _TEMPLATE = frozenset(field.name for field in msgspec.structs.fields(records.Template))
 
@@ -54,17 +56,20 @@ class GroupSpec(msgspec.Struct, frozen=True, kw_only=True):
     overflow_util: float | None = None
     overflow_queue_s: float | None = None
 
-    def problems(self) -> dict[str, str]:
-        """By field, what the control plane would refuse."""
+    def record(self) -> records.WorkerGroup:
+        """As the control plane would keep it, as far as its rules look at it."""
         fields = {field: value for field in _RULED if (value := getattr(self, field)) is not None}
-        return records.WorkerGroup(id=ids.GroupId(0), template=records.Template(name=self.template), **fields).problems()
+        return records.WorkerGroup(id=ids.GroupId(0), template=records.Template(name=self.template), **fields)
 
 
 _RULED = (
+    "name",
+    "provider",
     "weight",
     "tier",
     "gpu_ram",
     "price_cap_usd_per_hour",
+    "usd_per_hour",
     "expected_perf",
     "max_workers",
     "overflow_util",
@@ -132,6 +137,8 @@ def _template(document: Document, fields: dict[str, Any], folder: str, environ: 
     template = _convert(document, fields, records.Template)
     if not template.command and not template.image:
         raise document.error(f"template {template.name!r} has no command", hint="say what to run: `command: [python, worker.py]`")
+    for field, problem in template.problems().items():
+        raise document.error(f"{field} {problem}", (field,))
     return template
 
 
@@ -165,32 +172,35 @@ def _endpoint(document: Document, fields: dict[str, Any]) -> EndpointSpec:
         if "cold_workers" in fields:
             raise document.error("min_workers and cold_workers are the same parameter", ("min_workers",), "keep one of them")
         fields["cold_workers"] = fields.pop("min_workers")
+        document.renamed(("min_workers",), ("cold_workers",))
     settings = _convert(document, {key: fields[key] for key in _SETTINGS & fields.keys()}, records.ScalingSettings)
     for problem in settings.problems():
-        path: Path = next(((key,) for key in fields if problem.startswith(key)), ())
-        raise document.error(f"endpoint {name!r}: {problem}", path)
+        raise document.error(f"endpoint {name!r}: {problem}", _place(problem, fields))
     state = _convert(document, fields.get("state", "active"), states.EndpointState, ("state",))
     groups = fields.get("groups") or []
     if not isinstance(groups, list):
         raise document.error("groups must be a list", ("groups",), "begin each group with `- name: ...`")
     specs: dict[str, GroupSpec] = {}
     for index, group in enumerate(groups):
-        path = ("groups", index)
+        path: Path = ("groups", index)
         if not isinstance(group, dict):
             raise document.error("a group must be fields with values", path)
         _known(document, group, _GROUP, path)
         spec = _convert(document, group, GroupSpec, path)
         if spec.name in specs:
             raise document.error(f"two groups are called {spec.name!r}", path, "give each its own name")
-        for field, problem in spec.problems().items():
+        for field, problem in spec.record().problems().items():
             raise document.error(f"{field} {problem}", (*path, field))
         specs[spec.name] = spec
+    planned = _schedules(document, fields.get("schedules") or [], settings)
+    for problem in whole.problems(settings, [spec.record() for spec in specs.values()], planned):
+        raise document.error(f"endpoint {name!r}: {problem}", _place(problem, fields))
     return EndpointSpec(
         name=name,
         settings=settings,
         state=state,
         groups=tuple(specs.values()),
-        schedules=_schedules(document, fields.get("schedules") or [], settings),
+        schedules=planned,
     )
 
 
@@ -205,9 +215,16 @@ def _schedules(document: Document, given: Any, settings: records.ScalingSettings
         _known(document, schedule, _SCHEDULE, path)
         found.append(_convert(document, schedule, records.Schedule, path))
     for problem in schedules.problems(found, settings):
-        match = _WHICH.match(problem)
-        raise document.error(problem, ("schedules", int(match[1])) if match is not None else ("schedules",))
+        raise document.error(problem, _place(problem, ("schedules",)))
     return tuple(found)
+
+
+def _place(problem: str, fields: Iterable[str]) -> Path:
+    """Where that is written which a sentence begins with: one of the schedules, or one of these fields."""
+    match = _WHICH.match(problem)
+    if match is not None:
+        return ("schedules", int(match[1]))
+    return next(((field,) for field in fields if problem.startswith(field)), ())
 
 
 def _name(document: Document, fields: Mapping[str, Any]) -> str:
@@ -243,4 +260,21 @@ def _convert(document: Document, value: Any, kind: type[T], base: Path = ()) -> 
         steps: Path = tuple(int(index) if index else key for key, index in _STEP.findall(match["path"] or ""))
         path = (*base, *steps)
         named = ".".join(str(step) for step in path)
-        raise document.error(f"{named}: {match['what']}" if named else match["what"], path) from error
+        what, hint = match["what"], _hint(value, steps)
+        if isinstance(kind, type) and issubclass(kind, Enum):
+            what, hint = f"{value!r} is no {base[-1]}", f"it is one of {', '.join(kind)}"
+        raise document.error(f"{named}: {what}" if named else what, path, hint) from error
+
+
+def _hint(value: Any, steps: Path) -> str:
+    """What to write instead of a number that YAML takes for text, such as 1e300."""
+    for step in steps:
+        try:
+            value = value[step]
+        except (TypeError, LookupError):
+            return ""
+    match = _NUMBER.fullmatch(value) if isinstance(value, str) else None
+    if match is None:
+        return ""
+    whole, part, sign, power = match.groups()
+    return f"YAML takes {value} for text: write {whole}{part or '.0'}e{sign or '+'}{power}"

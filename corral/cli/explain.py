@@ -129,9 +129,11 @@ def _print(session: Session, told: Explanation) -> None:
     if not told.done:
         out.print("  nothing")
     out.print("\nseen", style="bold")
-    session.show.table(
-        [_row(seen) for seen in told.seen], {"": "name", "VALUE": "value", "UNIT": "unit", "AGE": "age", "BEFORE": "before"}
-    )
+    if told.seen:
+        columns = {"": "name", "VALUE": "value", "UNIT": "unit", "AGE": "age", "BEFORE": "before"}
+        session.show.table([_row(seen) for seen in told.seen], columns)
+    else:
+        out.print("  nothing")
     if told.considered:
         out.print("\nconsidered", style="bold")
         for candidate in told.considered:

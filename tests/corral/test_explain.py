@@ -1,5 +1,6 @@
 """Decisions in words, groups in columns, times on a command line, and decisions held against their inputs from a file."""
 
+import contextlib
 import json
 import sys
 
@@ -9,7 +10,10 @@ from typer.testing import CliRunner
 
 from corral import replaying
 from corral.cli import compare, times
+from corral.cli import explain as cli_explain
 from corral.cli.app import app
+from corral.cli.command import Session
+from corral.cli.show import Show
 from corral.errors import ConfigError, StartError
 from corral.explain import explain, ids_of
 from corral.wire import codec
@@ -44,6 +48,15 @@ def test_what_changed_since_the_decision_before(told):
 def test_without_the_one_before_nothing_is_said_to_have_changed(told):
     found = explain(told[2], None, endpoint="llm")
     assert (found.before_id, found.changes, any(seen.changed for seen in found.seen)) == ("", (), False)
+
+
+def test_a_decision_that_looked_at_nothing_says_so_on_stdout_alone(told, capsys):
+    session = Session(Show(), contextlib.AsyncExitStack(), {})
+    found = explain(_replace(told[2], inputs=()), None, endpoint="llm")
+    cli_explain._print(session, found)
+    out, err = capsys.readouterr()
+    assert "seen\n  nothing\n" in out
+    assert err == ""
 
 
 @pytest.mark.parametrize(

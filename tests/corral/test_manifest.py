@@ -81,6 +81,14 @@ def test_min_workers_is_the_guides_name_for_cold_workers():
 SCHEDULED = "kind: Endpoint\nname: e\nmax_workers: 3\nschedules:\n- {}\n"
 
 
+GROUPS = "kind: Endpoint\nname: e\ncold_workers: {}\ngroups:\n- {{name: g, template: t, {}}}\n"
+
+
+def test_a_group_that_people_bring_machines_for_or_that_is_paused_sets_no_limit():
+    for fields in ("provider: external, max_workers: 1", "weight: 0, max_workers: 1", "tier: 1"):
+        assert read(GROUPS.format(4, fields)).endpoints[0].settings.cold_workers == 4
+
+
 def test_schedules():
     text = SCHEDULED.format("{cron: 0 8 * * 1-5, lasts_s: 36000, hot_min: 2, time_zone: Europe/Berlin}")
     [schedule] = read(text).endpoints[0].schedules
@@ -108,7 +116,36 @@ def test_schedules():
         ("kind: Endpoint\nname: e\nmin_load: .inf\n", 3, ["finite"]),
         ("kind: Endpoint\nname: e\nmin_load: '3'\n", 3, ["Expected `float`"]),
         ("kind: Endpoint\nname: e\nmin_workers: 1\ncold_workers: 1\n", 3, ["the same parameter"]),
-        ("kind: Endpoint\nname: e\nstate: asleep\n", 3, ["state", "asleep"]),
+        ("kind: Endpoint\nname: e\nstate: asleep\n", 3, ["state: 'asleep' is no state", "active, suspended, stopped"]),
+        ("kind: Endpoint\nname: e\nmax_workers: 2\nmin_workers: 3\n", 4, ["lower the first or raise the second"]),
+        (GROUPS.format(4, "max_workers: 3"), 3, ["cold_workers (4) is more than worker group g may have (3)", "or lower cold"]),
+        (GROUPS.format(4, "max_workers: 3").replace("cold", "min"), 3, ["cold_workers (4) is more than worker group g may have"]),
+        (
+            GROUPS.format(0, "max_workers: 1") + "schedules:\n- {cron: 0 8 * * *, lasts_s: 60, hot_min: 2}\n",
+            7,
+            ["schedules[0]: hot_min (2) is more than worker group g may have (1)"],
+        ),
+        (
+            GROUPS.format(0, "max_workers: 0") + "min_load: 3\n",
+            6,
+            ["min_load (3) keeps some hot, and worker group g may have no worker"],
+        ),
+        (
+            GROUPS.format(0, "price_cap_usd_per_hour: 2, usd_per_hour: 5"),
+            5,
+            ["usd_per_hour (5) is more than price_cap_usd_per_hour (2)"],
+        ),
+        (GROUPS.format(0, "weight: 1e300"), 5, ["YAML takes 1e300 for text: write 1.0e+300"]),
+        (GROUPS.format(0, "weight: -1.5e-3x"), 5, ["got `str`"]),
+        ("kind: Endpoint\nname: e\nmin_load: 1.5e3\n", 3, ["write 1.5e+3"]),
+        ("kind: Template\nname: t\ncommand: x\nstart_timeout_s: 0\n", 4, ["start_timeout_s must be a number of seconds above 0"]),
+        (
+            "kind: Template\nname: t\ncommand: x\nstart_timeout_s: .nan\n",
+            4,
+            ["start_timeout_s must be a number of seconds above 0"],
+        ),
+        ("kind: Template\nname: t\ncommand: x\ngpus: -1\n", 4, ["gpus must be a finite number of at least 0"]),
+        ("kind: Template\nname: t\ncommand: x\nslots: -4\n", 4, ["slots must be a finite number of at least 0"]),
         ("kind: Endpoint\nname: e\nname: f\n", 3, ["'name' is given twice"]),
         (SCHEDULED.format("{cron: '61 * * * *', lasts_s: 60, hot_min: 1}"), 5, ["schedules[0]", "bad minute"]),
         (SCHEDULED.format("{cron: '0 8 * * *', lasts_s: 60, hot_min: 9}"), 5, ["hot_min (9) is more than max_workers (3)"]),

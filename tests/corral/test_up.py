@@ -220,6 +220,16 @@ def test_what_happened_can_be_read(up):
     assert decision["reason"]
     text = up.run("events", "tail", "--no-follow", "--kind", "decision").stdout
     assert decision["reason"] in text
+    assert "'nope' is no kind of event" in up.run("events", "tail", "--no-follow", "--kind", "nope", ok=False).stderr
+
+
+def test_an_override_of_a_stopped_endpoint_is_refused_with_the_way_out(up):
+    up.run("endpoint", "create", "rests")
+    up.run("endpoint", "stop", "rests")
+    done = up.run("endpoint", "override", "rests", "--min", "3", "--reason", "launch", ok=False)
+    assert "hot_min (3) would do nothing, because the endpoint is stopped" in done.stderr
+    assert "corral endpoint resume" in done.stderr
+    up.run("endpoint", "delete", "rests", "--yes")
 
 
 def test_workers(up):

@@ -318,6 +318,66 @@ def test_who_waits_is_told_why(reason, prepare):
     assert why.retry_after_s > 0
 
 
+OUT_OF_PLAY = [
+    ({"weight": 0.0}, "weight_0", "g1 has weight 0", "a weight above 0"),
+    ({"provider": "external"}, "external", "g1 takes only machines that people bring", "corral worker enroll"),
+    ({"max_workers": 0}, "full", "g1 has max_workers 0", "Raise max_workers of a group"),
+]
+
+
+@pytest.mark.parametrize("group, reason, because, todo", OUT_OF_PLAY)
+def test_nobody_is_told_that_a_worker_was_asked_for_where_none_ever_is(group, reason, because, todo):
+    board = Board(group)
+    request, _ = board.ask()
+    why = waiting.why(board.the, request, 0.0)
+    assert why.reason == reason
+    assert because in why.sentence and todo in why.sentence
+    board = Board(group, {})  # the other one may start
+    request, _ = board.ask()
+    assert waiting.why(board.the, request, 0.0).reason == "no_worker"
+    _failing(board, Cause.MODEL_OOM)
+    assert waiting.why(board.the, request, 0.0).reason == "failing"
+
+
+def test_every_group_that_takes_no_part_is_named_and_the_first_to_mend_gives_the_code():
+    board = Board({"weight": 0.0, "name": "old"}, {"provider": "external", "name": "own"}, {"weight": 0.0})
+    request, _ = board.ask()
+    why = waiting.why(board.the, request, 0.0)
+    assert why.reason == "external"
+    assert "old has weight 0; own takes only machines that people bring; g3 has weight 0" in why.sentence
+    many = Board(*[{"weight": 0.0}] * 9)
+    request, _ = many.ask()
+    assert "g5 has weight 0; and 4 more." in waiting.why(many.the, request, 0.0).sentence
+
+
+def test_workers_of_a_group_with_weight_0_are_nobodys_help():
+    board = Board({"weight": 0.0})
+    board.add(1, perf=0.01)
+    request, placement = board.ask()
+    assert placement is None
+    assert waiting.why(board.the, request, 0.0).reason == "weight_0", "a ready worker that gets nothing is not busy"
+    board = Board({"weight": 0.0})
+    board.add(1, state=WorkerState.LOADING)
+    assert waiting.why(board.the, board.ask()[0], 0.0).reason == "weight_0"
+
+
+@pytest.mark.parametrize("limits", [{"group": {"max_workers": 1}}, {"settings": {"max_workers": 1}}])
+def test_where_there_is_no_room_for_one_more_that_is_why(limits):
+    board = Board(limits.get("group", {}), **limits.get("settings", {}))
+    request, _ = board.ask()
+    assert waiting.why(board.the, request, 0.0).reason == "no_worker"
+    board.add(1, state=WorkerState.DRAINING)
+    assert waiting.why(board.the, request, 0.0).reason == "full"
+    board.add(1, state=WorkerState.STOPPED)
+    assert waiting.why(board.the, request, 0.0).reason == "no_worker", "who lies cold is started"
+
+
+def test_an_order_of_people_comes_before_what_fails():
+    board = Board(state=EndpointState.SUSPENDED)
+    _failing(board, Cause.MODEL_OOM)
+    assert waiting.why(board.the, board.ask()[0], 0.0).reason == "suspended", "nothing is tried again"
+
+
 def test_who_waits_for_a_start_is_told_how_long_starts_take_here():
     board = Board()
     request, _ = board.ask()

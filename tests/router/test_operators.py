@@ -63,7 +63,9 @@ async def test_an_override_has_the_name_of_the_key_that_set_it_and_always_an_end
 
     status, problem = await house.call("PUT", f"/api/v0/endptjobs/{endpoint.id}/", {"max_workers": 1})
     assert (status, problem["error"]) == (422, "contradiction")
-    assert "the override of ada asks for (2); clear it first" in problem["msg"]
+    assert (
+        "max_workers (1) is less than hot_min (2) of the override of ada: raise it, or clear the override first" in problem["msg"]
+    )
 
     await house.call("PUT", path, {"hot_min": 1, "reason": "calmer"})  # replaces it; an hour where nothing is said
     assert record(house, endpoint).override.expires_at == pytest.approx(time.time() + 3600, abs=30)
@@ -207,3 +209,11 @@ async def test_what_happened_to_a_deleted_endpoint_can_be_read_by_its_number(hou
     async with house.http.get(url, headers={"Authorization": "Bearer test-admin-key"}) as response:
         assert response.status == 200
         assert "endpoint_deleted" in (await response.read()).decode()
+
+
+async def test_a_kind_of_event_that_does_not_exist_is_refused_with_the_closest(house: House):
+    status, problem = await house.call("GET", "/api/v1/events?kind=worker_redy")
+    assert (status, problem["error"]) == (422, "bad_field")
+    assert "did you mean worker_ready?" in problem["fields"]["kind"]
+    _, problem = await house.call("GET", "/api/v1/events?kind=nope")
+    assert "'nope' is no kind of event; it is one of command_dead, command_refused, decision" in problem["fields"]["kind"]

@@ -11,7 +11,7 @@ from schemas.reasons import Cause, Why
 from schemas.records import Failure, Template
 from schemas.signals import Heartbeat
 from schemas.states import WorkerState
-from tests.scaler.story import G1, G2, T0, Story, group
+from tests.scaler.story import G1, G2, G3, T0, Story, group
 
 OOM = Failure(cause=Cause.MODEL_OOM, message="out of memory", at=T0)
 
@@ -331,3 +331,88 @@ def test_bursts_a_minute_apart_are_met_by_the_same_workers():
     late = [op for at, op in story.acts() if at > 400]
     assert late.count("start") + late.count("create") <= 3
     assert late.count("drain") <= 3
+
+
+def lone(**fields):
+    """A group of which nobody knows anything yet, so the plain engine answers whichever is in use."""
+    return group(name="usual", expected_perf=None, **fields)
+
+
+@pytest.mark.parametrize(
+    ("groups", "said"),
+    [
+        ((lone(weight=0.0),), ["usual: weight 0"]),
+        ((lone(provider="external"),), ["usual: its machines are brought by people"]),
+        ((lone(max_workers=0),), ["usual: its max_workers allows 0"]),
+        (
+            (lone(weight=0.0), group(G2, name="own", provider="external"), group(G3, name="small", max_workers=0)),
+            ["usual: weight 0", "own: its machines are brought by people", "small: its max_workers allows 0"],
+        ),
+        ((), ["it has no worker group"]),
+    ],
+    ids=["weight 0", "brought by people", "full", "all of it", "no group"],
+)
+def test_pain_60_nobody_waits_without_a_reason(engine, groups, said):
+    # FootprintAI/Containarium 1469: no trace why nothing was done.
+    story = Story().changes(groups=groups)
+    story.someone_waits()
+    for _ in range(3):
+        decision = story.decide()
+        assert (decision.hot_wanted, decision.actions) == (1, ())
+        assert all(text in decision.sentence for text in said), decision.sentence
+
+
+@pytest.mark.parametrize(
+    ("groups", "kept", "said"),
+    [
+        ((lone(max_workers=1),), 1, "3 are to be kept, hot or cold, and 1 can be: usual: its max_workers allows 1"),
+        ((lone(weight=0.0),), 0, "3 are to be kept, hot or cold, and 0 can be: usual: weight 0"),
+        ((lone(provider="external"),), 0, "and 0 can be: usual: its machines are brought by people"),
+        (
+            (lone(max_workers=1), group(G2, name="small", max_workers=1)),
+            2,
+            "and 2 can be: usual: its max_workers allows 1; small: its",
+        ),
+        ((), 0, "3 are to be kept, hot or cold, and 0 can be: it has no worker group"),
+    ],
+    ids=["full", "weight 0", "brought by people", "two that are full", "no group"],
+)
+def test_pain_60_a_cold_pool_that_stays_too_small_says_why(engine, groups, kept, said):
+    story = Story(cold_workers=3, create_s=20).changes(groups=groups).until(400)
+    assert story.existing == kept
+    assert all(said in decision.sentence for decision in story.decisions[-3:]), story.decisions[-1].sentence
+
+
+def test_pain_60_a_cold_pool_that_is_whole_says_nothing(engine):
+    idle = group(G2, name="idle", weight=0.0)
+    story = Story(cold_workers=3, create_s=20, groups=(lone(), idle)).until(400)
+    assert story.existing == 3
+    assert not any("are to be kept" in decision.sentence or "idle:" in decision.sentence for decision in story.decisions)
+
+
+def test_pain_60_workers_that_no_request_reaches_are_no_answer(engine):
+    story = Story(create_s=20, groups=(lone(),), inactivity_timeout=-1).until(200)
+    assert story.ready == 1
+    story.changes(groups=(lone(weight=0.0),))
+    story._serve = lambda: None  # routers give it nothing
+    story.asks(50).until(230)
+    assert "no group has a weight above 0, so no request reaches their workers" in story.decisions[-1].sentence
+
+
+def test_pain_60_no_room_until_those_that_failed_are_gone(engine):
+    story = Story(create_s=20, max_workers=1, groups=(lone(),), policy=Policy(name=engine, reboots_per_worker=0))
+    story.asks(50).until(200)
+    worker = story.workers(WorkerState.READY)[0].worker_id
+    story.no_provider = True  # nobody carries out that it is destroyed
+    story.breaks(worker).asks(50).until(240)
+    assert (
+        "max_workers allows 1, and those that fail or are on their way out count until they are gone"
+        in story.decisions[-1].sentence
+    )
+
+
+def test_pain_60_one_request_is_one_request(engine):
+    story = Story(slots=1, groups=(group(weight=0.0),))  # its speed is known, so each engine speaks for itself
+    said = story.someone_waits().decisions[-1].sentence
+    assert "1 request waits and no worker is ready" in said
+    assert "1 requests wait" not in said and "1 slots" not in said
