@@ -6,7 +6,7 @@ import pytest
 from scaler import drain, observations, state, victims
 from scaler.scene import Scene
 from scaler.shares import Shares
-from scaler.types import Liveness, Policy
+from scaler.types import Liveness, Policy, Telemetry
 from schemas.reasons import Cause, Why
 from schemas.records import Failure, Template
 from schemas.signals import Heartbeat
@@ -151,12 +151,37 @@ def test_zero_traffic_is_a_number_and_no_data_is_not():
     quiet = Story(create_s=10).asks(150).until(700)
     quiet.asks(0).until(1200)
     assert quiet.ready == 0
-    unheard = Story(create_s=10).asks(150).until(700)
-    unheard.silent = True
-    reads = {i.name: i for i in unheard.decide().inputs}
-    assert reads["load"].value is not None
+    assert {i.name: i.value for i in quiet.decisions[-1].inputs}["load"] == pytest.approx(0.0, abs=1e-6)
     fresh = Story().decide()
     assert {i.name: i.value for i in fresh.inputs}["load"] is None
+
+
+def test_a_router_that_falls_silent_under_load_is_no_data_and_lets_nobody_go():
+    # dynamo 6985, the other way round: what nobody tells is taken for zero. Here even the workers have nothing in hand.
+    story = Story(create_s=10).asks(350).until(700)
+    story._report = lambda: None
+    before, acts = story.ready, len(story.acts())
+    story.asks(0).until(815)
+    assert before == 4 and story.ready == before
+    assert story.acts()[acts:] == []
+    assert story.decisions[-1].why is Why.NO_DATA
+    assert "router r1 fell silent" in story.decisions[-1].sentence
+
+
+@pytest.mark.parametrize("telemetry", [Telemetry.WARMING, Telemetry.FROZEN, Telemetry.DEAF])
+@pytest.mark.parametrize("rate", [350.0, 0.0])
+def test_while_nobody_is_heard_there_is_no_data_and_nobody_is_let_go(telemetry, rate):
+    # At rate 0 the load has just ended: whoever decides on what is remembered lets go of everybody in a minute or two.
+    story = Story(create_s=10).asks(350).until(700).asks(rate).until(715)
+    story.silent = True
+    story.telemetry(telemetry)
+    before, acts, decisions = story.ready, len(story.acts()), len(story.decisions)
+    story.until(1600)
+    assert before >= 3 and story.ready == before
+    assert story.acts()[acts:] == []
+    for decision in story.decisions[decisions:]:
+        assert decision.why is (Why.FROZEN if telemetry is Telemetry.FROZEN else Why.NO_DATA)
+        assert [(read.name, read.value) for read in decision.inputs] == [("telemetry", None)]
 
 
 def test_victims_are_pending_then_coming_then_idle_then_busy():
