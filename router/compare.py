@@ -72,7 +72,10 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     usd_per_million_units: float | None  #: hot and stored, over what was served
     # its part of the traffic
     traffic_share: float | None  #: of the requests its tier accepted
-    weight_share: float | None  #: of its tier's weights
+    weight_share: float | None  #: of its tier's weights, as they are now
+    weights_changed_at: (
+        float | None
+    )  #: unix s; they were others until then, within the time that is looked at. None: they were not
     # this router's own
     routed: int
     rerouted: int  #: tickets for requests that came back from a worker
@@ -112,12 +115,16 @@ def compare(
     sums = {group.id: (desk.fleet.tallies.get(group.id) or fresh).over(since, now) for group in desk.record.groups}
     requests: dict[int, float] = defaultdict(float)  #: by tier
     weights: dict[int, float] = defaultdict(float)
+    begins: dict[int, float] = defaultdict(lambda: now)
     for group in desk.record.groups:
-        requests[group.tier] += sums[group.id][0].requests
+        found, begin = sums[group.id]
+        requests[group.tier] += found.requests
         weights[group.tier] += group.weight
+        begins[group.tier] = min(begins[group.tier], begin)
     rows = []
     for group in desk.record.groups:
         found, begin = sums[group.id]
+        changed = desk.weights.last(group.tier)
         row = _row(
             group,
             [worker for worker in desk.fleet.workers.values() if worker.group_id == group.id],
@@ -125,6 +132,7 @@ def compare(
             since_at=wall - (now - begin),
             traffic_share=_ratio(found.requests, requests[group.tier]),
             weight_share=_ratio(group.weight, weights[group.tier]),
+            weights_changed_at=wall - (now - changed) if changed is not None and changed > begins[group.tier] else None,
             starts=starts(group.id, wall - (now - since)),
             halt=halts.get(group.id),
         )
@@ -140,6 +148,7 @@ def _row(
     since_at: float,
     traffic_share: float | None,
     weight_share: float | None,
+    weights_changed_at: float | None,
     starts: Sequence[Start],
     halt: Halt | None,
 ) -> Row:
@@ -183,6 +192,7 @@ def _row(
         usd_per_million_units=_ratio((sums.cost_usd + sums.storage_usd) * 1e6, sums.served_units),
         traffic_share=traffic_share,
         weight_share=weight_share,
+        weights_changed_at=weights_changed_at,
         routed=sums.routed,
         rerouted=sums.rerouted,
         wait_mean_s=_ratio(sums.wait_s, sums.routed + sums.rerouted),

@@ -13,6 +13,7 @@ from schemas.ids import EndpointId, WorkerId
 from schemas.records import EndpointRecord, WorkerGroup
 from schemas.states import EndpointState
 
+from . import weights
 from .choose import Ask, expected_wait_s, least_expected_wait
 from .demand import Demand
 from .fleet import Fleet
@@ -63,6 +64,7 @@ class Desk:
         self.fleet = Fleet(liveness, router)
         self.hold = HoldQueue(max_held)
         self.demand = Demand()
+        self.weights = weights.Changes(record)
         self._tiers: list[list[Line]] = []
         self.change(record)
 

@@ -50,6 +50,7 @@ class Switchboard:
                 desk.fleet.record(worker, now)
         else:
             self._unname(desk)
+            desk.weights.follow(record, now)
         desk.change(record)
         self._name(desk)
         desk.pump(now)

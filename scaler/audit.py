@@ -4,7 +4,7 @@
     different    its input gives something else
     broken       it does not follow the one before: one of the two was changed after it was told
     missing      decisions between the one before and this one are not there
-    unchecked    this version cannot say: the input is not there, or of another policy or version
+    unchecked    this version cannot say: the input is not there, was written anew, or is of another policy, version or format
 
 A chain may begin anew where a scaler lost its memory (it says so by naming no hash before it), and where the stream forgot what was
 before. Both are no faults.
@@ -91,6 +91,9 @@ class Auditor:
             return _finding(event, checked, anew=anew)
         if chain is not None:
             return chain
+        if not checked.unchecked and event.format != replay.FORMAT:
+            text = f"it is of format {event.format}, this version makes chains of format {replay.FORMAT}"
+            return _about(event, Outcome.UNCHECKED, text=text, anew=anew)
         return _finding(event, checked, anew=anew)
 
     @staticmethod

@@ -183,7 +183,6 @@ class Council:
         previous_hash = state.last.decision_hash if state.last is not None else ""
         event = replay.told(
             decision,
-            event_id=f"evt:{decision.decision_id}",
             epoch=self._lease.epoch,
             policy_hash=self._policy_hash,
             previous_hash=previous_hash,
@@ -375,7 +374,6 @@ class Council:
 def _retold(last: LastDecision, epoch: int, policy_hash: str) -> events.Decided:
     return replay.told(
         last.decision,
-        event_id=f"evt:{last.decision.decision_id}",
         epoch=epoch,
         policy_hash=policy_hash,
         previous_hash=last.previous_hash,

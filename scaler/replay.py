@@ -17,30 +17,31 @@ import msgspec
 from schemas.events import Action as ToldAction
 from schemas.events import Decided, StreamRead
 
-from . import decide
+from . import decide, rewritten
 from .types import Decision, EndpointState, Policy, Recorded
 
 #: Of the recorded input and of `hash_of`. A change of either that gives other bytes for what there was before is a new number.
+#: Inputs were told as plain JSON while they were small; those are read as before.
 FORMAT = 1
 
 _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(Recorded)
 _decision_decoder = msgspec.json.Decoder(Decision)
-_COMPRESS_ABOVE_BYTES = 8 * 1024
 #: An event must stay far below the bus's limit of 1 MiB.
 MAX_RECORD_BYTES = 512 * 1024
 _MAX_UNPACKED_BYTES = 64 * 1024 * 1024
 
 
 class _Packed(msgspec.Struct, frozen=True):
-    zlib_base64: str
+    zlib_base64: str = ""  #: "": it is not packed
 
 
 def pack(state: EndpointState, policy: Policy, now: float) -> msgspec.Raw:
-    """The input of one decide() as JSON; compressed when large, null when even that is too large for an event."""
+    """The input of one decide(), compressed; null when even that is too large for an event. As one string of JSON it stays the same
+    bytes, whoever writes the event anew.
+    """
     data = _encoder.encode(Recorded(state=state, policy=policy, now=now))
-    if len(data) > _COMPRESS_ABOVE_BYTES:
-        data = _encoder.encode(_Packed(base64.b64encode(zlib.compress(data, level=1)).decode()))
+    data = _encoder.encode(_Packed(base64.b64encode(zlib.compress(data, level=1)).decode()))
     return msgspec.Raw(data if len(data) <= MAX_RECORD_BYTES else b"null")
 
 
@@ -57,10 +58,10 @@ def _plain(record: msgspec.Raw) -> bytes:
     data = bytes(record)
     if data == b"null":
         raise ValueError("it was told without its input")
-    if not data.startswith(b'{"zlib_base64"'):
-        return data
     try:
         packed = msgspec.json.decode(data, type=_Packed)
+        if not packed.zlib_base64:
+            return data
         expander = zlib.decompressobj()
         plain = expander.decompress(base64.b64decode(packed.zlib_base64), _MAX_UNPACKED_BYTES)
     except (msgspec.DecodeError, zlib.error, ValueError) as error:
@@ -96,7 +97,6 @@ def _defaults(kind: type[msgspec.Struct]) -> dict[str, Any]:
 def told(
     decision: Decision,
     *,
-    event_id: str,
     epoch: int,
     policy_hash: str,
     previous_hash: str,
@@ -105,7 +105,7 @@ def told(
 ) -> Decided:
     """The event that tells a decision."""
     return Decided(
-        id=event_id,
+        id=f"evt:{decision.decision_id}",
         at=decision.at,
         endpoint_id=decision.endpoint_id,
         decision_id=decision.decision_id,
@@ -133,7 +133,7 @@ def told(
 
 
 def told_hash(record: msgspec.Raw) -> str:
-    """Of an input as it stands in its event."""
+    """Of an input, in the bytes in which it was told."""
     return hashlib.sha256(bytes(record)).hexdigest()
 
 
@@ -156,20 +156,26 @@ class Check(msgspec.Struct, frozen=True, kw_only=True):
     derived: Any = None
 
 
-#: Not derived from the input: where it was read, and the input itself (its hash is compared).
-_NOT_DERIVED = frozenset({"record", "read", "format"})
+#: Not derived from the input: who told it, where it was read, and the input itself (its hash is compared).
+_NOT_DERIVED = frozenset({"epoch", "read", "format", "record"})
+
+_ANEW = "its input was told as plain JSON and was written anew since, so its hash says nothing"
 
 
 def check(event: Decided) -> Check:
-    """Decide again from the recorded input. An input of another version that gives something else is no error: nobody knows what
-    that version would have said.
+    """Decide again from the recorded input. An input of another version that gives something else is no error: nobody knows what that
+    version would have said. Neither is one that was written anew where its hash is lost by that.
     """
+    record = _as_told(event)
+    is_told = told_hash(record) == event.state_hash
+    if not is_told and _is_anew(record):
+        return Check(unchecked=_ANEW)
     try:
-        plain = _plain(event.record)
+        plain = _plain(record)
         recorded = _decoder.decode(plain)
     except (ValueError, msgspec.DecodeError) as error:
-        if bytes(event.record) != b"null" and told_hash(event.record) != event.state_hash:
-            return Check(field="state_hash", told=event.state_hash, derived=told_hash(event.record))
+        if bytes(record) != b"null" and not is_told:
+            return Check(field="state_hash", told=event.state_hash, derived=told_hash(record))
         return Check(unchecked=str(error))
     if foreign := unknown_policy(recorded.policy):
         return Check(unchecked=foreign)
@@ -179,10 +185,26 @@ def check(event: Decided) -> Check:
         difference = Check(field="decision_id", told=event.decision_id, derived=f"{type(error).__name__}: {error}")
     else:
         policy = msgspec.json.decode(plain, type=_RawPolicy).policy
-        difference = _difference(event, again, hash_of_bytes(bytes(policy)))
+        difference = _difference(event, again, hash_of_bytes(bytes(policy)), record)
     if difference.field not in ("", "state_hash") and not _is_ours(msgspec.json.decode(plain), recorded):
         return Check(unchecked="its input has fields that this version does not know, or lacks some")
     return difference
+
+
+def _as_told(event: Decided) -> msgspec.Raw:
+    """The input in the bytes that were hashed, also where the event was written anew since; as it stands where those are not found."""
+    writings = rewritten.writings(bytes(event.record), Recorded)
+    found = (raw for data in writings if told_hash(raw := msgspec.Raw(data)) == event.state_hash)
+    return next(found, event.record)
+
+
+def _is_anew(record: msgspec.Raw) -> bool:
+    """Of an input that was told as plain JSON, whether somebody else wrote these bytes. One that is packed is one string, always."""
+    try:
+        plain = _plain(record)
+    except ValueError:
+        return False
+    return plain == bytes(record) and rewritten.is_anew(plain, Recorded)
 
 
 def _is_ours(raw: Any, value: Any) -> bool:
@@ -198,14 +220,13 @@ def _is_ours(raw: Any, value: Any) -> bool:
     return True
 
 
-def _difference(event: Decided, again: Decision, policy_hash: str) -> Check:
+def _difference(event: Decided, again: Decision, policy_hash: str, record: msgspec.Raw) -> Check:
     expected = told(
         again,
-        event_id=event.id,
         epoch=event.epoch,
         policy_hash=policy_hash,
         previous_hash=event.previous_hash,
-        record=event.record,
+        record=record,
     )
     for name in Decided.__struct_fields__:
         if name not in _NOT_DERIVED and getattr(expected, name) != getattr(event, name):

@@ -47,6 +47,27 @@ def test_links_within_the_project_lead_somewhere(page):
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
 
 
+def conformance():
+    """(row, linked file of tests, name or beginning of a name) of every test that docs/conformance.md names; "" where it names none."""
+    for line in (ROOT / "docs/conformance.md").read_text().splitlines():
+        if not re.match(r"\| \d", line):
+            continue
+        row, tests = line.split("|")[1].strip(), line.rsplit("|", 2)[1]
+        for file, words in re.findall(r"\]\(\.\./(tests/[^)]+)\)(.*?)(?=\[|$)", tests):
+            for name in re.findall(r"`(test_\w+…?)`", words) or [""]:
+                yield row, file, name
+
+
+def test_every_test_that_conformance_names_is_there_and_every_row_names_one():
+    named = list(conformance())
+    rows = re.findall(r"^\| (\d[\d, ]*) \|", (ROOT / "docs/conformance.md").read_text(), re.MULTILINE)
+    assert {row for row, _, _ in named} == set(rows) and len(rows) >= 30
+    for row, file, name in named:
+        there = re.findall(r"^(?:async )?def (test_\w+)", (ROOT / file).read_text(), re.MULTILINE)
+        found = [test for test in there if (test.startswith(name[:-1]) if name.endswith("…") else test == name)]
+        assert len(found) == 1, f"pain {row}: {name or 'no test'} of {file} is {found or 'not there'}"
+
+
 def test_every_make_target_that_is_mentioned_exists():
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     for page in PAGES:

@@ -7,7 +7,7 @@ from typing import Any
 
 from corral.errors import ConfigError
 
-from .show import seconds
+from .show import ago, seconds
 
 Group = dict[str, Any]
 
@@ -68,7 +68,9 @@ def _traffic(group: Group) -> str:
     got, due = group["traffic_share"], group["weight_share"]
     if got is None and due is None:
         return "-"
-    return f"{'-' if got is None else f'{got:.1%}'} of {'-' if due is None else f'{due:.1%}'}"
+    changed_at = group.get("weights_changed_at")  # not told by an older router
+    since = "" if changed_at is None else f", weights changed {ago(changed_at)}"
+    return f"{'-' if got is None else f'{got:.1%}'} of {'-' if due is None else f'{due:.1%}'}{since}"
 
 
 def _starts(group: Group) -> str:

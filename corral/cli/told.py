@@ -62,8 +62,16 @@ def what(event: events.AnyEvent) -> str:
             return f"{event.failure.cause}: {event.failure.message}"
         case events.WorkerDrained():
             return f"waited {event.waited_s:.1f} s, {event.inflight} in flight"
-        case events.EndpointChanged() if event.reason:
-            return f"{', '.join(event.changed)}: {event.reason}"
+        case events.EndpointChanged():
+            return f"{event.name}: {_changes(event)}" + (f": {event.reason}" if event.reason else "")
+        case events.GroupChanged():
+            return f"group {event.group_id}: {_changes(event)}"
+        case events.GroupCreated():
+            return f"group {event.group_id}" + (f" of template {event.template}" if event.template else "") + _by(event.by)
+        case events.GroupDeleted():
+            return f"group {event.group_id}{_by(event.by)}"
+        case events.CommandRefused():
+            return f"{event.command_id}: {event.reason}"
         case events.GroupHalted():
             failure, cost = event.failure, f"${event.cost_usd:.2f}"
             return f"group {event.group_id}: {event.failures} failed starts in a row, {cost}: {failure.cause}: {failure.message}"
@@ -74,8 +82,23 @@ def what(event: events.AnyEvent) -> str:
         case _:
             values: dict[str, Any] = msgspec.to_builtins(event)
             return ", ".join(
-                f"{key} {value}" for key, value in values.items() if key not in _QUIET and value not in (None, "", 0, [])
+                f"{key} {_words(value)}"
+                for key, value in values.items()
+                if key not in _QUIET and value not in (None, "", 0, (), [])
             )
+
+
+def _words(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
+
+
+def _changes(event: events.EndpointChanged | events.GroupChanged) -> str:
+    named = f"changed {_words(event.changed)}" if event.changed else f"revision {event.revision}"
+    return named + _by(event.by)
+
+
+def _by(who: str) -> str:
+    return f", by {who}" if who else ""
 
 
 def _act(action: events.Action) -> str:

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import sys
+import time
 
 import msgspec
 import pytest
@@ -108,6 +109,14 @@ def test_columns_are_the_groups_and_lines_that_say_nothing_are_left_out():
     assert lines["starts"]["2"] == "0 ok, 3 failed (2 model_oom, 1 no_offer)"
     assert lines["halted"] == {"what": "halted", "1": "-", "2": "model_oom"}
     assert "start from cold, median" not in lines
+
+
+def test_traffic_is_not_held_against_weights_that_were_others_until_lately():
+    group = {"traffic_share": 0.883, "weight_share": 0.8}
+    assert compare._traffic(group) == "88.3% of 80.0%", "an older router does not tell"
+    assert compare._traffic({**group, "weights_changed_at": None}) == "88.3% of 80.0%"
+    changed = compare._traffic({**group, "weights_changed_at": time.time() - 720})
+    assert changed.startswith("88.3% of 80.0%, weights changed 12")
 
 
 # --- corral replay --verify, from a file ------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from schemas.ids import GroupId
 from schemas.reasons import Cause, Phase
 from schemas.records import Failure
 from schemas.states import WorkerState
-from tests.router.fleets import EP, Board, pulse
+from tests.router.fleets import EP, Board, endpoint, pulse
 
 NO_STARTS = lambda _group, _since: []  # noqa: E731
 
@@ -148,13 +148,32 @@ def test_shares_are_those_within_a_tier():
     assert [row.weight_share for row in rows(board)] == [1.0, 1.0]
 
 
+def test_weights_that_changed_within_the_time_are_told_with_the_moment():
+    board = Board({"weight": 1.0}, {"weight": 1.0}, {"tier": 1})
+    for n in (1, 2, 3):
+        board.add(n, group=n)
+        board.beat(n)
+    for _ in range(2):
+        board.later(600)
+    assert [row.weights_changed_at for row in rows(board)] == [None] * 3
+    board.endpoint(endpoint({"weight": 5.0}, {"weight": 5.0}, {"tier": 1}), board.now)
+    board.endpoint(endpoint({"weight": 5.0}, {"weight": 5.0}, {"tier": 1, "weight": 9.0}), board.now)
+    assert [row.weights_changed_at for row in rows(board)] == [None] * 3, "the shares are the same"
+    board.endpoint(endpoint({"weight": 4.0}, {"weight": 1.0}, {"tier": 1}), board.now)
+    board.later(600)
+    changed_at = 1e9 + board.now - 600
+    assert [row.weights_changed_at for row in rows(board)] == [changed_at, changed_at, None]
+    assert [row.weights_changed_at for row in rows(board, over_s=300)] == [None] * 3, "it was before"
+    board.endpoint(endpoint({"weight": 4.0}, {"weight": 1.0}, {"tier": 1}, {"tier": 1}), board.now)
+    board.later(60)
+    assert [row.weights_changed_at for row in rows(board)] == [changed_at, changed_at, *[1e9 + board.now - 60] * 2]
+
+
 def test_a_group_that_was_deleted_is_forgotten():
     board = Board({}, {})
     board.add(1, group=2)
     board.ask()
     assert set(board.the.fleet.tallies) == {2}
-    from tests.router.fleets import endpoint
-
     board.endpoint(endpoint({}), board.now)
     assert set(board.the.fleet.tallies) == set()
 

@@ -29,7 +29,6 @@ class Recorded(Story):
             self.events.append(
                 replay.told(
                     decision,
-                    event_id=f"evt:{decision.decision_id}",
                     epoch=1,
                     policy_hash=replay.policy_hash(self.policy),
                     previous_hash=previous,

@@ -1,14 +1,16 @@
 """What users of other systems suffer from, each as a story that must not happen here. Sources are public issue trackers."""
 
+from collections import Counter
+
 import msgspec
 import pytest
 
 from scaler import drain, observations, state, victims
 from scaler.scene import Scene
 from scaler.shares import Shares
-from scaler.types import Liveness, Policy
+from scaler.types import Liveness, Policy, Telemetry
 from schemas.reasons import Cause, Why
-from schemas.records import Failure, Template
+from schemas.records import Failure, Override, Template
 from schemas.signals import Heartbeat
 from schemas.states import WorkerState
 from tests.scaler.story import G1, G2, G3, T0, Story, group
@@ -16,10 +18,10 @@ from tests.scaler.story import G1, G2, G3, T0, Story, group
 OOM = Failure(cause=Cause.MODEL_OOM, message="out of memory", at=T0)
 
 
-@pytest.mark.parametrize("perf", [None, 100.0])
-def test_a_wrong_model_path_costs_three_starts_and_not_the_balance(perf):
-    # runpod-workers/worker-vllm 29: workers crash for hours, "entire balance was wiped".
-    story = Story(groups=(group(expected_perf=perf),))
+@pytest.mark.parametrize("perf, min_load", [(None, 0.0), (100.0, 0.0), (100.0, 900.0)])
+def test_a_wrong_model_path_costs_three_starts_and_not_the_balance(perf, min_load):
+    # runpod-workers/worker-vllm 29: workers crash for hours, "entire balance was wiped". Also where nine are wanted at once.
+    story = Story(groups=(group(expected_perf=perf),), min_load=min_load)
     story.fails[G1] = Failure(cause=Cause.MODEL_DOWNLOAD, message="no such model", at=T0)
     story.asks(500).until(2 * 3600)
     assert len(story.ops("create")) == 3
@@ -88,6 +90,13 @@ def test_one_failed_replica_does_not_end_the_service():
     assert survivors <= {w.worker_id for w in story.workers(WorkerState.READY)}
     assert [w for _, w in story.ops("reboot")] == [victim], "its machine is paid and its model lies on the disk"
     assert story.ops("destroy") == []
+    # ... nor does a start that fails: the next one is tried.
+    story.asks(450)
+    story.within(120, lambda s: s.workers(WorkerState.LOADING, WorkerState.MODEL_LOADING))
+    story.breaks(story.workers(WorkerState.LOADING, WorkerState.MODEL_LOADING)[0].worker_id)
+    assert story.state.groups[G1].failed_in_row == 1
+    story.within(400, lambda s: s.ready >= 5)
+    assert survivors <= {w.worker_id for w in story.workers(WorkerState.READY)}
 
 
 def test_a_failed_purchase_leaves_what_serves_alone():
@@ -133,6 +142,16 @@ def test_no_division_of_a_step_into_minus_one_per_tick():
     assert settled_s <= 300 + 60 + 10, "the window decides how long it takes, not how many there are"
 
 
+def test_a_fall_to_nothing_lets_several_go_at_once():
+    # ray 46148, again: whoever takes one at a time takes as long as there are workers.
+    story = Story(create_s=10, inactivity_timeout=60, max_workers=12).asks(900).until(900)
+    before = story.ready
+    story.asks(0).until(1600)
+    assert before >= 9 and story.ready == 0
+    drained = Counter(decision.at for decision in story.decisions for action in decision.actions if action.op == "drain")
+    assert max(drained.values()) >= 3
+
+
 def test_load_that_is_gone_does_not_pin_workers_by_stale_counters():
     # ray 61551: pinned at 2 replicas after the load is gone.
     story = Story(create_s=10, inactivity_timeout=60).asks(150).until(700)
@@ -140,7 +159,12 @@ def test_load_that_is_gone_does_not_pin_workers_by_stale_counters():
     stuck = story.workers(WorkerState.READY)[0].worker_id
     story.machines[stuck].backlog = 1e9  # its last word is "busy", for ever
     story.until(702)
+    in_hand = {read.name: read.value for read in story.decisions[-1].inputs}["inflight"]
+    assert in_hand == story.slots
     story.loses(stuck)
+    assert story.state.workers[stuck].state is WorkerState.ERROR, "who is lost is no worker to count on"
+    story.until(704)
+    assert {read.name: read.value for read in story.decisions[-1].inputs}["inflight"] == 0, "what it had in hand went with it"
     story.until(1400)
     assert story.ready == 0
     assert story.existing == story.cold
@@ -151,12 +175,37 @@ def test_zero_traffic_is_a_number_and_no_data_is_not():
     quiet = Story(create_s=10).asks(150).until(700)
     quiet.asks(0).until(1200)
     assert quiet.ready == 0
-    unheard = Story(create_s=10).asks(150).until(700)
-    unheard.silent = True
-    reads = {i.name: i for i in unheard.decide().inputs}
-    assert reads["load"].value is not None
+    assert {i.name: i.value for i in quiet.decisions[-1].inputs}["load"] == pytest.approx(0.0, abs=1e-6)
     fresh = Story().decide()
     assert {i.name: i.value for i in fresh.inputs}["load"] is None
+
+
+def test_a_router_that_falls_silent_under_load_is_no_data_and_lets_nobody_go():
+    # dynamo 6985, the other way round: what nobody tells is taken for zero. Here even the workers have nothing in hand.
+    story = Story(create_s=10).asks(350).until(700)
+    story._report = lambda: None
+    before, acts = story.ready, len(story.acts())
+    story.asks(0).until(815)
+    assert before == 4 and story.ready == before
+    assert story.acts()[acts:] == []
+    assert story.decisions[-1].why is Why.NO_DATA
+    assert "router r1 fell silent" in story.decisions[-1].sentence
+
+
+@pytest.mark.parametrize("telemetry", [Telemetry.WARMING, Telemetry.FROZEN, Telemetry.DEAF])
+@pytest.mark.parametrize("rate", [350.0, 0.0])
+def test_while_nobody_is_heard_there_is_no_data_and_nobody_is_let_go(telemetry, rate):
+    # At rate 0 the load has just ended: whoever decides on what is remembered lets go of everybody in a minute or two.
+    story = Story(create_s=10).asks(350).until(700).asks(rate).until(715)
+    story.silent = True
+    story.telemetry(telemetry)
+    before, acts, decisions = story.ready, len(story.acts()), len(story.decisions)
+    story.until(1600)
+    assert before >= 3 and story.ready == before
+    assert story.acts()[acts:] == []
+    for decision in story.decisions[decisions:]:
+        assert decision.why is (Why.FROZEN if telemetry is Telemetry.FROZEN else Why.NO_DATA)
+        assert [(read.name, read.value) for read in decision.inputs] == [("telemetry", None)]
 
 
 def test_victims_are_pending_then_coming_then_idle_then_busy():
@@ -172,8 +221,11 @@ def test_victims_are_pending_then_coming_then_idle_then_busy():
     pending = {w.worker_id for w in story.workers(WorkerState.PENDING)}
     coming = {w.worker_id for w in story.workers(WorkerState.LOADING, WorkerState.MODEL_LOADING)}
     assert len(pending) == 1 and len(coming) == 2 and len(ready) == 2
+    # By price alone the order would be the other way round.
+    price = dict.fromkeys(pending, 1.0) | dict.fromkeys(coming, 2.0) | {idle: 3.0, busy: 4.0}
     workers = {
-        wid: msgspec.structs.replace(w, inflight=1 if wid == busy else 0, queued=0) for wid, w in story.state.workers.items()
+        wid: msgspec.structs.replace(w, inflight=1 if wid == busy else 0, queued=0, perf=100.0, usd_per_hour=price.get(wid, 0.0))
+        for wid, w in story.state.workers.items()
     }
     here = msgspec.structs.replace(story.state, workers=workers)
     scene = Scene(here, story.policy, story.now)
@@ -208,6 +260,37 @@ def test_a_busy_worker_is_never_stopped_in_the_middle():
     assert story.machines[busy].instance == "running"
     story.within(400, lambda s: s.machines[busy].instance != "running")
     assert story.machines[busy].backlog == 0
+
+
+def test_a_busy_worker_that_must_go_finishes_what_it_has():
+    # gpustack 6059: replica delete cuts streams.
+    story = Story(create_s=10, inactivity_timeout=0).asks(150).until(700)
+    for machine in story.machines.values():
+        machine.backlog = 100 * 400.0 if story._serves(machine) else 0.0
+    ends = {worker.worker_id for worker in story.workers(WorkerState.READY)}
+    assert len(ends) == 2
+    story.changes(override=Override(owner="ada", expires_at=T0 + 1e6, hot_max=1)).asks(0).until(710)
+    (worker,) = [w.worker_id for w in story.workers(WorkerState.DRAINING) if w.worker_id in ends]
+    story.until(1090)
+    assert story.machines[worker].instance == "running"
+    story.within(60, lambda s: s.machines[worker].instance != "running")
+    assert story.machines[worker].backlog == 0
+
+
+def test_a_drain_waits_for_the_last_ticket_and_for_a_word_from_after_it():
+    # dynamo 13559: in flight and queued requests are aborted 5 s after the signal. Here the last word before the silence was "idle".
+    story = Story(create_s=10, inactivity_timeout=30).asks(50).until(700).asks(0)
+    story.within(300, lambda s: s.workers(WorkerState.DRAINING))
+    (worker,) = story.workers(WorkerState.DRAINING)
+    window_s = story.policy.ticket_ttl_s + story.policy.clock_skew_s
+    begin = story.now
+    story.until(begin - T0 + window_s - 5)
+    assert story.machines[worker.worker_id].instance == "running", "a ticket may still bring somebody"
+    story.machines[worker.worker_id].beats = False
+    story.until(begin - T0 + window_s + 20)
+    assert story.machines[worker.worker_id].instance == "running", "nobody knows what came with the last ticket"
+    story.machines[worker.worker_id].beats = True
+    story.within(5, lambda s: s.machines[worker.worker_id].instance != "running")
 
 
 def test_demand_that_returns_takes_a_draining_worker_back():
