@@ -38,13 +38,15 @@ class Desk:
         self.begun_at = now
         self.look_at = now  #: when to decide next
         self.looked_at = float("-inf")
-        self.errors = 0  #: looks in a row that ended in an exception
+        self.errors = 0  #: looks in a row that ended in an exception, or whose decision could not be stored
+        self.is_stuck = False  #: its newest decision could not be stored, so nothing more is decided
         # its memory in corral_scaler
         self.revision = 0  #: of the stored value; 0: none
         self.unsure: bytes | None = None  #: written, and the answer was lost
         self.stored_generation = 0
         self.stored_at = now
         self.stored_state: EndpointState | None = None
+        self.stored_without = ""  #: what had to be left out
         self.settling = False
         self.untold: list[Decided] = []  #: recorded decisions whose event is not stored yet
         self._policy = policy
