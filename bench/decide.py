@@ -43,7 +43,7 @@ SLOTS = 8
 BAR_DECIDE_P99_MS = 1.0
 BAR_PLAN_P50_MS = 0.5  #: all but the engine
 BAR_CORE = 0.5  #: share of a core for the endpoints
-BAR_STATE_BYTES = 64 * 1024
+BAR_STATE_BYTES = memory.USUAL_BYTES
 
 
 class World:

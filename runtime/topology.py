@@ -55,7 +55,13 @@ BUCKETS = (
         max_value_bytes=16 * _KIB,
     ),
     BucketSpec(name=subjects.BUCKET_INSTANCES, about="instances as the provider has them", max_bytes=256 * _MIB),
-    BucketSpec(name=subjects.BUCKET_SCALER, about="the scaler's memory per endpoint", history=5),
+    BucketSpec(
+        name=subjects.BUCKET_SCALER,
+        about="the scaler's memory per endpoint",
+        history=5,
+        max_bytes=256 * _MIB,
+        max_value_bytes=_MIB,
+    ),
     BucketSpec(
         name=subjects.BUCKET_DEMAND,
         about="somebody waits for an endpoint",
@@ -131,7 +137,7 @@ def events_stream(replicas: int) -> api.StreamConfig:
         num_replicas=replicas,
         max_age=7 * _DAY,
         max_bytes=1024 * _MIB,
-        max_msg_size=64 * _KIB,
+        max_msg_size=_MIB,  # the input of a decision about a thousand workers is more than a hundred KiB
         duplicate_window=10 * _MINUTE,
         deny_delete=True,
         deny_purge=True,

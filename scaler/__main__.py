@@ -15,6 +15,7 @@ from runtime.nats_bus import connect
 from runtime.serve import run, serve
 from runtime.settings import load
 
+from .clock import since_boot
 from .metrics import Metrics
 from .service import Scaler
 from .settings import ScalerSettings
@@ -33,7 +34,7 @@ async def main() -> None:
             owner=f"{bus.name}-{secrets.token_hex(4)}",
             installation=secrets.token_hex(8),
             now=time.time,
-            monotonic=time.monotonic,
+            monotonic=since_boot,
             metrics=Metrics(registry),
         )
         await serve(scaler, Health(mine.health, registry, {"nats": scaler.trouble}))

@@ -5,7 +5,8 @@ A decision that acts or says something new is recorded in this order, so that a 
     fold it into the state -> store the state by compare-and-set -> tell the event -> send the commands
 
 The generation is stored before anything leaves, so the next leader neither reuses a command id nor forgets a command: what is not
-yet seen to be done stays in the state as an intent, and is sent again under the same id.
+yet seen to be done stays in the state as an intent, and is sent again under the same id. So nothing is decided about an endpoint whose
+newest decision could not be stored. An event that the bus does not take holds up no command: it is told shorter, or given up.
 """
 
 from __future__ import annotations
@@ -18,14 +19,14 @@ import msgspec
 import structlog
 
 from runtime.bus import Bus
-from runtime.errors import BusError, Conflict
+from runtime.errors import BusError, BusRefused, Conflict
 from runtime.lease import Lease
 from schemas import codec, events, subjects
 from schemas.commands import op_of
 from schemas.ids import EndpointId, GroupId
 from schemas.states import WorkerState
 
-from . import decide, drain, memory, orders, replay
+from . import brevity, decide, drain, memory, orders, replay
 from .desk import Desk
 from .intake import SCALER, Intake
 from .metrics import Metrics
@@ -49,6 +50,15 @@ _STORE_EVERY_S = 30.0
 _ERRORS_EVERY_S = 60.0
 #: Workers of an endpoint nobody has heard of: its record may be a moment behind.
 _UNKNOWN_S = 10.0
+
+
+#: Of a decision with more acts than this the log names the first ones.
+_LOGGED_ACTS = 64
+_TOO_LARGE_HINT = "fewer workers, or several endpoints in its place; where the bus refuses it: python -m runtime.migrate brings the bucket up to date"
+
+
+class _NotStored(Exception):
+    """The bus will never take this memory."""
 
 
 class Council:
@@ -136,14 +146,20 @@ class Council:
         try:
             self._look(desk)
         except Exception:
-            desk.errors += 1
-            desk.looked_at = self._now()
-            again_s = min(self._policy.tick_s * 2 ** min(desk.errors, 16), _ERRORS_EVERY_S)
-            desk.look_at = desk.looked_at + again_s
-            self._metrics.endpoint_errors.inc()
-            log.exception("endpoint_not_decided", endpoint=desk.id, errors=desk.errors, again_in_s=again_s)
+            self._set_aside(desk)
+            log.exception("endpoint_not_decided", endpoint=desk.id, errors=desk.errors, again_in_s=self._again_s(desk))
             return
-        desk.errors = 0
+        if not desk.is_stuck:
+            desk.errors = 0
+
+    def _set_aside(self, desk: Desk) -> None:
+        desk.errors += 1
+        desk.looked_at = self._now()
+        desk.look_at = desk.looked_at + self._again_s(desk)
+        self._metrics.endpoint_errors.inc()
+
+    def _again_s(self, desk: Desk) -> float:
+        return float(min(self._policy.tick_s * 2 ** min(desk.errors, 16), _ERRORS_EVERY_S))
 
     def _look(self, desk: Desk) -> None:
         now = self._now()
@@ -154,6 +170,10 @@ class Council:
             if desk.state.spec is not None or now - desk.begun_at > _UNKNOWN_S:
                 desk.fold(EndpointSeen(at=now, endpoint=None))
         before, state = desk.fold(Ticked(at=now))
+        if desk.is_stuck:
+            desk.looked_at, desk.look_at = now, now + self._policy.tick_s
+            self._intake().compare(desk, before)
+            return
         began = time.perf_counter()
         decision = decide.decide(state, self._policy, now)
         self._metrics.decide_s.observe(time.perf_counter() - began)
@@ -202,7 +222,8 @@ class Council:
             why=decision.why,
             hot=f"{decision.hot_before}->{decision.hot_wanted}",
             cold=f"{decision.cold_before}->{decision.cold_wanted}",
-            actions=[f"{action.op} {action.worker_id}" for action in decision.actions],
+            acts=len(decision.actions),
+            actions=[f"{action.op} {action.worker_id}" for action in decision.actions[:_LOGGED_ACTS]],
             reason=decision.sentence,
         )
 
@@ -210,14 +231,14 @@ class Council:
 
     def _has_work(self, desk: Desk) -> bool:
         state = desk.state
-        if state.generation > desk.stored_generation or desk.untold or desk.is_over:
+        if state.generation > desk.stored_generation or desk.untold or desk.is_over or desk.is_stuck:
             return True
         if any(w.intent is not None and w.intent.command_id not in desk.sent for w in state.workers.values()):
             return True
         return desk.stored_state is not state and self._now() - desk.stored_at >= _STORE_EVERY_S
 
     async def _settle(self, desk: Desk) -> None:
-        """Store, tell, send. What the bus does not take now is tried at the next look."""
+        """Store, tell, send. What the bus does not take now is tried at the next look. Raises Conflict and nothing else."""
         try:
             if desk.is_over:
                 await self._close(desk)
@@ -225,35 +246,62 @@ class Council:
             await self._store(desk)
             # What was decided meanwhile is not stored yet: told before, a crash would have the next leader decide it otherwise.
             while desk.untold and desk.untold[0].generation <= desk.stored_generation:
-                await self._outbox.send(desk.untold[0])
+                await self._tell(desk.untold[0])
                 desk.untold.pop(0)
             self._mark_told(desk)
             await self._send(desk)
+            desk.is_stuck = False
         except Conflict:
             raise
         except BusError as error:
             log.warning("decision_delayed", endpoint=desk.id, error=error.message)
+        except _NotStored as error:
+            desk.is_stuck = True
+            self._set_aside(desk)
+            again_s = self._again_s(desk)
+            log.warning("endpoint_not_stored", endpoint=desk.id, error=str(error), hint=_TOO_LARGE_HINT, again_in_s=again_s)
+        except Exception:
+            desk.is_stuck = True
+            self._set_aside(desk)
+            log.exception("endpoint_not_settled", endpoint=desk.id, errors=desk.errors, again_in_s=self._again_s(desk))
         finally:
             desk.settling = False
 
     async def _store(self, desk: Desk) -> None:
-        """Raises Conflict, BusError."""
+        """Raises Conflict, BusError, _NotStored."""
         state = desk.state
         if not self._lease.held:
             raise Conflict(f"the lease over endpoint {desk.id} is not held any more")
-        data = memory.dump(state)
+        try:
+            fitted = memory.fitted(state)
+        except memory.TooLarge as error:
+            raise _NotStored(str(error)) from error
         key = subjects.endpoint_key(desk.id)
         if desk.unsure is not None:
             await self._find_out(desk, key)
-        desk.unsure = data
-        if desk.revision:
-            desk.revision = await self._bucket.update(key, data, desk.revision)
-        else:
-            desk.revision = await self._bucket.create(key, data)
+        desk.unsure = fitted.data
+        try:
+            if desk.revision:
+                desk.revision = await self._bucket.update(key, fitted.data, desk.revision)
+            else:
+                desk.revision = await self._bucket.create(key, fitted.data)
+        except BusRefused as error:
+            desk.unsure = None
+            raise _NotStored(f"the bus refuses its memory of {len(fitted.data)} bytes: {error.message}") from error
         desk.unsure = None
         desk.stored_generation = state.generation
         desk.stored_state = state
         desk.stored_at = self._now()
+        if fitted.without != desk.stored_without:
+            desk.stored_without = fitted.without
+            self._warn_of_gaps(desk, len(fitted.data))
+
+    def _warn_of_gaps(self, desk: Desk, size: int) -> None:
+        if not desk.stored_without:
+            log.info("memory_whole_again", endpoint=desk.id, bytes=size)
+            return
+        self._metrics.memories_cut.inc()
+        log.warning("memory_cut", endpoint=desk.id, without=desk.stored_without, most_bytes=memory.MAX_BYTES)
 
     async def _find_out(self, desk: Desk, key: str) -> None:
         """The answer to our last write was lost: did it happen? Raises Conflict when somebody else wrote since."""
@@ -296,6 +344,21 @@ class Council:
         log.info("endpoint_forgotten", endpoint=desk.id)
 
     # --- tell ---
+
+    async def _tell(self, event: events.Decided) -> None:
+        """As whole as the bus takes it; what it does not take at all is given up. Raises BusError when that is not known."""
+        refused = ""
+        for version in brevity.versions(event):
+            try:
+                await self._outbox.send(version)
+            except BusRefused as error:
+                refused = error.message
+                continue
+            if version is not event:
+                self._metrics.events_shortened.inc()
+                log.warning("decision_told_shorter", endpoint=event.endpoint_id, decision=event.decision_id)
+            return
+        self._outbox.give_up(event, refused)
 
     @staticmethod
     def _mark_told(desk: Desk) -> None:

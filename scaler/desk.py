@@ -12,14 +12,15 @@ from schemas.ids import CommandId, EndpointId, GroupId, WorkerId
 from schemas.records import EndpointRecord, InstanceRecord, WorkerRecord
 from schemas.signals import Heartbeat
 
+from . import leap, traffic
 from . import state as fold
-from . import traffic
-from .observations import Observation
+from .observations import ClockStepped, Observation
 from .types import EndpointState, Policy
 
 log = structlog.get_logger()
 
-_CLOCKS_DIFFER_S = 60.0
+#: Of scalers whose clocks differ by more than this, one is wrong.
+_CLOCKS_DIFFER_S = 5.0
 
 
 class Desk:
@@ -38,13 +39,15 @@ class Desk:
         self.begun_at = now
         self.look_at = now  #: when to decide next
         self.looked_at = float("-inf")
-        self.errors = 0  #: looks in a row that ended in an exception
+        self.errors = 0  #: looks in a row that ended in an exception, or whose decision could not be stored
+        self.is_stuck = False  #: its newest decision could not be stored, so nothing more is decided
         # its memory in corral_scaler
         self.revision = 0  #: of the stored value; 0: none
         self.unsure: bytes | None = None  #: written, and the answer was lost
         self.stored_generation = 0
         self.stored_at = now
         self.stored_state: EndpointState | None = None
+        self.stored_without = ""  #: what had to be left out
         self.settling = False
         self.untold: list[Decided] = []  #: recorded decisions whose event is not stored yet
         self._policy = policy
@@ -53,16 +56,26 @@ class Desk:
     def resume(self, state: EndpointState, now: float) -> None:
         """Continue from what the leader before us stored."""
         fresh = self.state
-        if state.at > now + _CLOCKS_DIFFER_S:
-            # Its clock was ahead of ours: nothing could be added to such windows for that long.
-            state = msgspec.structs.replace(state, demand=fresh.demand, targets=fresh.targets, engine=b"", engine_format="")
-            log.warning("memory_from_the_future", endpoint=self.id, ahead_s=round(state.at - now))
+        if state.at > now:
+            # Its clock was ahead of ours, or was set back since.
+            if state.at > now + _CLOCKS_DIFFER_S:
+                log.warning("memory_from_the_future", endpoint=self.id, ahead_s=round(state.at - now))
+            state = leap.along(state, now - state.at)
         routers = {name: traffic.forgotten(router) for name, router in state.routers.items()}
         self.state = msgspec.structs.replace(state, routers=routers, telemetry=fresh.telemetry, telemetry_at=now, at=now)
         self.stored_generation = state.generation
         told = state.last.decision.halted if state.last is not None else ()
         breakers = {group_id: memory.breaker for group_id, memory in state.groups.items() if group_id in told}
         self.halted = {group_id: (b.opened_at, b.failures) for group_id, b in breakers.items() if b is not None}
+
+    def clock_stepped(self, by_s: float, now: float) -> None:
+        """Our clock was set by so much, and says `now`."""
+        self.fold(ClockStepped(at=now, by_s=by_s))
+        self.begun_at += by_s
+        self.look_at += by_s
+        self.looked_at += by_s
+        self.stored_at = float("-inf")  # the next leader is to know it too
+        self.halted = {group_id: (opened_at + by_s, failures) for group_id, (opened_at, failures) in self.halted.items()}
 
     def restart_generation(self, now: float) -> None:
         """Its memory is lost. Seconds since 1970 are more than it ever counted, so no command id repeats."""

@@ -15,6 +15,8 @@ from .types import EndpointState, GroupMemory, GroupSpec, Policy, WorkerFact
 
 #: A try also runs a moment until it is seen to be ready and given up.
 _AFTERWARDS_S = 60.0
+#: Hosts that a command names to be avoided.
+_MOST_AVOIDED = 32
 
 
 class Closed(msgspec.Struct, frozen=True):
@@ -153,7 +155,8 @@ def full(here: Standing, created: int) -> Closed | None:
 
 
 def quarantined(state: EndpointState, now: float) -> tuple[str, ...]:
-    """Hosts where nothing should be started now."""
+    """Hosts where nothing should be started now, by name. Of more than a command has room for, the newest quarantines."""
     if not state.hosts:
         return ()
-    return tuple(sorted(name for name, host in state.hosts.items() if host.quarantined_until_at > now))[:32]
+    shut = [(host.quarantined_until_at, name) for name, host in state.hosts.items() if host.quarantined_until_at > now]
+    return tuple(sorted([name for _, name in sorted(shut)[-_MOST_AVOIDED:]]))

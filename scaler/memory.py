@@ -1,7 +1,8 @@
 """A state as bytes and back: the KV value that a new leader continues from.
 
 What it will learn again at once is left out: facts about workers that the provisioner's records, our own records and
-the next heartbeats repeat. What is large is compressed; operators can read what is not.
+the next heartbeats repeat. What is large is compressed; operators can read what is not. What is too large even so goes without what
+can be done without: first the acts of a decision that is still to be told, then the engine's memory.
 """
 
 from __future__ import annotations
@@ -15,7 +16,10 @@ from schemas.states import WorkerState
 from .types import EndpointState, LastDecision, WorkerFact
 
 FORMAT = 1
-MAX_BYTES = 64 * 1024
+#: What the memory of an endpoint of a hundred workers takes at most.
+USUAL_BYTES = 64 * 1024
+#: The bus takes messages of 1 MiB, headers included.
+MAX_BYTES = 896 * 1024
 _COMPRESS_ABOVE_BYTES = 16 * 1024
 _ZLIB_MAGIC = 0x78  # a zlib stream begins with it, a JSON object with a brace
 
@@ -28,14 +32,36 @@ class TooLarge(ValueError):
     """The state does not fit one KV value."""
 
 
-def dump(state: EndpointState) -> bytes:
-    """At most MAX_BYTES. An engine that outgrew its bound is left out. Raises TooLarge."""
-    data = _pack(snapshot(state))
-    if len(data) > MAX_BYTES and state.engine:
-        data = _pack(snapshot(_replace(state, engine=b"", engine_format="")))  # it can be learned again, the rest cannot
+class Fitted(msgspec.Struct, frozen=True):
+    """A memory that fits."""
+
+    data: bytes
+    without: str = ""  #: what had to be left out of it, in words; "": nothing
+
+
+def fitted(state: EndpointState) -> Fitted:
+    """At most MAX_BYTES. Raises TooLarge."""
+    kept = snapshot(state)
+    data = _pack(kept)
+    without = []
+    if len(data) > MAX_BYTES and kept.last is not None and kept.last.decision.actions:
+        kept = _replace(
+            kept, last=_untold_acts(kept.last)
+        )  # they are done all the same: intents and drains are with their workers
+        without.append("the acts of its newest decision")
+        data = _pack(kept)
+    if len(data) > MAX_BYTES and kept.engine:
+        kept = _replace(kept, engine=b"", engine_format="")  # it can be learned again, the rest cannot
+        without.append("the engine's memory")
+        data = _pack(kept)
     if len(data) > MAX_BYTES:
-        raise TooLarge(f"endpoint {state.endpoint_id}: its memory takes {len(data)} bytes, {MAX_BYTES} is the limit")
-    return data
+        raise TooLarge(f"its memory takes {len(data)} bytes, {MAX_BYTES} is the limit")
+    return Fitted(data, " and ".join(without))
+
+
+def dump(state: EndpointState) -> bytes:
+    """As `fitted`. Raises TooLarge."""
+    return fitted(state).data
 
 
 def load(data: bytes) -> EndpointState:
@@ -53,7 +79,7 @@ def load(data: bytes) -> EndpointState:
 
 def _pack(state: EndpointState) -> bytes:
     data = _encoder.encode(state)
-    return zlib.compress(data, level=6) if len(data) > _COMPRESS_ABOVE_BYTES else data
+    return zlib.compress(data, level=1) if len(data) > _COMPRESS_ABOVE_BYTES else data
 
 
 def snapshot(state: EndpointState) -> EndpointState:
@@ -64,7 +90,16 @@ def snapshot(state: EndpointState) -> EndpointState:
         # Told already: the next one needs only its hash.
         decision = _replace(last.decision, actions=(), inputs=(), candidates=(), engine=None)
         last = LastDecision(decision=decision, decision_hash=last.decision_hash, published=True)
+    elif last is not None:
+        acts = tuple([_replace(action, avoid_hosts=()) if action.avoid_hosts else action for action in last.decision.actions])
+        last = _replace(last, decision=_replace(last.decision, actions=acts))  # commands carry those hosts, events do not
     return _replace(state, workers=workers, last=last)
+
+
+def _untold_acts(last: LastDecision) -> LastDecision:
+    decision = last.decision
+    sentence = f"{decision.sentence}; its {len(decision.actions)} acts are not listed"
+    return _replace(last, decision=_replace(decision, actions=(), sentence=sentence))
 
 
 def _must_be_kept(worker: WorkerFact) -> bool:

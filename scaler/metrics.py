@@ -28,9 +28,20 @@ class Metrics:
         self.commands = Counter("corral_scaler_commands", "commands sent", ["op"], registry=registry)
         self.record_writes = Counter("corral_scaler_record_writes", "writes to corral_workers", registry=registry)
         self.endpoint_errors = Counter(
-            "corral_scaler_endpoint_errors", "looks at an endpoint that ended in an error of ours", registry=registry
+            "corral_scaler_endpoint_errors",
+            "looks at an endpoint that ended in an error of ours or could not be stored",
+            registry=registry,
         )
-        self.events_lost = Counter("corral_scaler_events_lost", "events given up because the queue was full", registry=registry)
+        self.events_lost = Counter(
+            "corral_scaler_events_lost", "events given up: the queue was full, or the bus refused them", registry=registry
+        )
+        self.events_shortened = Counter(
+            "corral_scaler_events_shortened", "decisions told without their input or all their acts", registry=registry
+        )
+        self.memories_cut = Counter(
+            "corral_scaler_memories_cut", "endpoints whose memory grew too large to be stored whole", registry=registry
+        )
+        self.clock_steps = Counter("corral_scaler_clock_steps", "times that the clock was set while we led", registry=registry)
         self.decide_s = Histogram(
             "corral_scaler_decide_seconds", "time of one decide()", buckets=_DECIDE_BOUNDS_S, registry=registry
         )

@@ -1,6 +1,7 @@
 """What the scaler's mind is told: everything that `state.apply` folds.
 
-`at` is when the scaler received it, unix seconds. A fold never goes back: an older `at` counts as the newest seen.
+`at` is when the scaler received it, unix seconds. A fold never goes back: an older `at` counts as the newest seen. Only a clock that is
+set takes it along, backwards too.
 """
 
 from __future__ import annotations
@@ -116,6 +117,12 @@ class DecisionTaken(Observation, frozen=True, kw_only=True, tag="decision"):
     recorded: bool = True
     decision_hash: str = ""
     published: bool = True  #: False: its event is still to be sent
+
+
+class ClockStepped(Observation, frozen=True, kw_only=True, tag="clock"):
+    """Our clock was set: no time passed, though it now says `at`. What was measured by it before moves along."""
+
+    by_s: float  #: negative: backwards
 
 
 class Ticked(Observation, frozen=True, kw_only=True, tag="tick"):

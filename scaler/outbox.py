@@ -1,4 +1,4 @@
-"""Events on their way to CORRAL_EVENTS, in order. Their ids make a repeat harmless, so each is tried until it is stored."""
+"""Events on their way to CORRAL_EVENTS, in order. Their ids make a repeat harmless, so each is tried until it is stored or refused."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections import deque
 import structlog
 
 from runtime.bus import Bus
-from runtime.errors import BusError
+from runtime.errors import BusError, BusRefused
 from schemas import codec, subjects
 from schemas.events import AnyEvent, kind_of
 
@@ -32,9 +32,7 @@ class Outbox:
     def tell(self, event: AnyEvent) -> None:
         """Queue it. When the bus was away so long that the queue is full, the oldest is given up, and counted."""
         if len(self._waiting) >= _MOST:
-            lost = self._waiting.popleft()
-            self._metrics.events_lost.inc()
-            log.error("event_given_up", id=lost.id, kind=kind_of(lost))
+            self.give_up(self._waiting.popleft(), "the queue is full")
         self._waiting.append(event)
         self._news.set()
 
@@ -46,6 +44,8 @@ class Outbox:
                 event = self._waiting[0]
                 try:
                     await self.send(event)
+                except BusRefused as error:
+                    self.give_up(event, error.message)  # no repeat will be taken either, and others wait behind it
                 except BusError as error:
                     log.warning("event_delayed", id=event.id, error=error.message, waiting=len(self._waiting))
                     await asyncio.sleep(_RETRY_S)
@@ -62,6 +62,11 @@ class Outbox:
                     self._waiting.popleft()
         except (BusError, TimeoutError):
             log.warning("events_left_unsent", events=len(self._waiting))
+
+    def give_up(self, event: AnyEvent, reason: str) -> None:
+        """It will never be told."""
+        self._metrics.events_lost.inc()
+        log.error("event_given_up", id=event.id, kind=kind_of(event), reason=reason)
 
     async def send(self, event: AnyEvent) -> None:
         """Send it now. Raises BusError."""

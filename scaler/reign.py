@@ -21,6 +21,7 @@ from schemas.ids import EndpointId, endpoint_from_token
 from schemas.states import WorkerState
 
 from . import memory, shards
+from .clock import SteadyClock
 from .council import Council
 from .desk import Desk
 from .intake import Intake
@@ -54,7 +55,7 @@ class Reign:
         settings: ScalerSettings,
         policy: Policy,
         lease: Lease,
-        now: Callable[[], float],
+        now: SteadyClock,
         monotonic: Callable[[], float],
         metrics: Metrics,
     ) -> None:
@@ -124,7 +125,7 @@ class Reign:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._ledger.run(), name="records")
                 tasks.create_task(self._outbox.run(), name="events")
-                tasks.create_task(Teller(self._bus, self._desks, self._now).run(), name="tell workers")
+                tasks.create_task(Teller(self._bus, self._desks, self._now, self._monotonic).run(), name="tell workers")
                 tasks.create_task(self._watch(), name="liveness")
                 tasks.create_task(self._council.run(), name="decide")
                 tasks.create_task(
@@ -192,6 +193,10 @@ class Reign:
         frozen_at: float | None = None
         gauged_at = float("-inf")
         while True:
+            by_s = self._follow_clock()
+            if by_s:
+                frozen_at = None if frozen_at is None else frozen_at + by_s
+                gauged_at = float("-inf")
             bus_alive = self._bus.connected and all(view.age_s < SUSPECT_S for view in self._views)
             telemetry = self._intake.judge(connected=self._bus.connected, bus_alive=bus_alive)
             now = self._now()
@@ -212,6 +217,17 @@ class Reign:
                 gauged_at = now
                 self._gauge(telemetry)
             await asyncio.sleep(_JUDGE_EVERY_S)
+
+    def _follow_clock(self) -> float:
+        """When the wall clock was set, all that was measured by it moves along: nobody's time is up for that. By how many seconds."""
+        by_s = self._now.step()
+        if by_s:
+            now = self._now()
+            self._metrics.clock_steps.inc()
+            log.warning("clock_was_set", by_s=round(by_s, 3))
+            for desk in self._desks.values():
+                desk.clock_stepped(by_s, now)
+        return by_s
 
     def _gauge(self, telemetry: Telemetry) -> None:
         self._metrics.telemetry_live.set(telemetry is Telemetry.LIVE)

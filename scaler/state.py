@@ -13,9 +13,10 @@ from schemas.reasons import Cause
 from schemas.records import UNMANAGED_PROVIDERS, EndpointRecord, Failure, WorkerRecord
 from schemas.states import SELF_REPORTED, WorkerState
 
-from . import ageing, deeds, endings, hearing, learning, lifecycle, traffic, window
+from . import ageing, deeds, endings, hearing, leap, learning, lifecycle, traffic, window
 from .observations import (
     BreakerReset,
+    ClockStepped,
     CommandFailed,
     DecisionTaken,
     DemandMarked,
@@ -68,6 +69,8 @@ def initial(endpoint_id: EndpointId, at: float) -> EndpointState:
 
 def apply(state: EndpointState, observation: Observation, policy: Policy = STANDARD) -> EndpointState:
     """The state after one observation. Raises TypeError for an observation it does not know."""
+    if isinstance(observation, ClockStepped):
+        state = leap.along(state, observation.by_s)
     at = max(observation.at, state.at)
     if at != state.at:
         state = _replace(state, at=at)
@@ -107,6 +110,8 @@ def apply(state: EndpointState, observation: Observation, policy: Policy = STAND
             return _reset(state, observation)
         case PriceSeen():
             return _priced(state, observation)
+        case ClockStepped():
+            return state
         case _:
             raise TypeError(f"the fold does not know {type(observation).__name__}")
 

@@ -32,10 +32,11 @@ _AGAIN_S = 2.0
 class Teller:
     """run() until cancelled."""
 
-    def __init__(self, bus: Bus, desks: dict[EndpointId, Desk], now: Callable[[], float]) -> None:
+    def __init__(self, bus: Bus, desks: dict[EndpointId, Desk], now: Callable[[], float], monotonic: Callable[[], float]) -> None:
         self._bus = bus
         self._desks = desks
         self._now = now
+        self._monotonic = monotonic
         self._asking: set[WorkerId] = set()
         self._asked_at: dict[WorkerId, float] = {}
 
@@ -44,7 +45,7 @@ class Teller:
             while True:
                 for desk, worker, order in self._pending():
                     self._asking.add(worker.worker_id)
-                    self._asked_at[worker.worker_id] = self._now()
+                    self._asked_at[worker.worker_id] = self._monotonic()
                     tasks.create_task(self._tell(desk, worker.worker_id, order), name=f"{order.op} {worker.worker_id}")
                 await asyncio.sleep(_EVERY_S)
 
@@ -57,7 +58,10 @@ class Teller:
                 if order is None:
                     continue
                 draining.add(worker.worker_id)
-                if worker.worker_id not in self._asking and self._now() >= self._asked_at.get(worker.worker_id, 0.0) + _AGAIN_S:
+                if (
+                    worker.worker_id not in self._asking
+                    and self._monotonic() >= self._asked_at.get(worker.worker_id, float("-inf")) + _AGAIN_S
+                ):
                     found.append((desk, worker, order))
         self._asked_at = {wid: at for wid, at in self._asked_at.items() if wid in draining}
         return found

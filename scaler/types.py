@@ -8,7 +8,7 @@ Everything is a frozen value. Times are unix seconds (`_at`) as the scaler's own
 the endpoint's unit (for language models tokens). `None` means "not known" and is never zero. Floats are finite: JSON
 has no infinity, and a state must come back from its bytes as it was.
 
-One endpoint is one state. What a new leader cannot learn again (`memory.snapshot`) fits one KV value of at most 64 KiB.
+One endpoint is one state. What a new leader cannot learn again (`memory.snapshot`) fits one KV value: 64 KiB for a hundred workers.
 """
 
 from __future__ import annotations

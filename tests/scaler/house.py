@@ -280,7 +280,15 @@ class House:
         await self.bus.bucket(subjects.BUCKET_INSTANCES).put(key, codec.encode(record))
 
 
-def scaler_on(bus: Bus, name: str = "s", settings: ScalerSettings = FAST, *, haste: float = 1.0, **changes) -> Scaler:
+def scaler_on(
+    bus: Bus,
+    name: str = "s",
+    settings: ScalerSettings = FAST,
+    *,
+    haste: float = 1.0,
+    now: Callable[[], float] = time.time,
+    **changes,
+) -> Scaler:
     """With `haste` its monotonic clock runs that much faster: silence is judged sooner."""
     lease_times = FAST_LEASE if haste == 1.0 else LeaseTimes(ttl_s=10, renew_s=0.4, margin_s=0.5, request_s=1.0)
     return Scaler(
@@ -288,7 +296,7 @@ def scaler_on(bus: Bus, name: str = "s", settings: ScalerSettings = FAST, *, has
         settings=msgspec.structs.replace(settings, **changes),
         owner=f"{name}-{time.monotonic_ns()}",
         installation="test-installation",
-        now=time.time,
+        now=now,
         monotonic=lambda: time.monotonic() * haste,
         metrics=Metrics(CollectorRegistry()),
         lease_times=lease_times,

@@ -6,7 +6,7 @@ import random
 import msgspec
 import pytest
 
-from scaler import drain, learning, lifecycle, memory, news, records, shards, state, window
+from scaler import drain, groups, learning, lifecycle, memory, news, records, shards, state, window
 from scaler.liveness import AT_ONCE_S, LOST_S, SUSPECT_S, WARM_S, Vigil
 from scaler.observations import EndpointSeen
 from scaler.settings import ScalerSettings
@@ -382,6 +382,13 @@ def test_a_host_is_shut_out_only_where_the_template_works_elsewhere():
     assert known.good_hosts == ("c", "a"), "bounded"
 
 
+def test_of_many_bad_hosts_a_command_names_the_newest():
+    bad = {f"h{n:02}": HostMemory(failures=2, quarantined_until_at=T0 + 1 + n, failed_at=T0 + n) for n in range(40)}
+    here = msgspec.structs.replace(state.initial(EP, T0), hosts=bad)
+    assert groups.quarantined(here, T0) == tuple(f"h{n:02}" for n in range(8, 40))
+    assert groups.quarantined(here, T0 + 38.5) == ("h38", "h39")
+
+
 # --- memory ---
 
 
@@ -401,13 +408,13 @@ def test_a_memory_of_a_hundred_workers_and_a_full_engine_fits():
     hosts = {f"host-{n}.example": HostMemory(failures=2, quarantined_until_at=T0, failed_at=T0) for n in range(64)}
     full = msgspec.structs.replace(here, workers=crowd, groups=learned, hosts=hosts, engine=chance.randbytes(32 * 1024))
     data = memory.dump(full)
-    assert len(data) < 64 * 1024
+    assert len(data) < memory.USUAL_BYTES
     assert memory.load(data).engine == full.engine
     assert set(memory.load(data).workers) == set(crowd)
 
 
 def test_an_engine_that_outgrew_its_bound_is_left_out_and_the_rest_is_kept():
-    full = msgspec.structs.replace(state.initial(EP, T0), engine=random.Random(1).randbytes(200 * 1024), generation=7)
+    full = msgspec.structs.replace(state.initial(EP, T0), engine=random.Random(1).randbytes(1024 * 1024), generation=7)
     back = memory.load(memory.dump(full))
     assert (back.engine, back.generation) == (b"", 7)
 
