@@ -12,14 +12,12 @@ from schemas.ids import CommandId, EndpointId, GroupId, WorkerId
 from schemas.records import EndpointRecord, InstanceRecord, WorkerRecord
 from schemas.signals import Heartbeat
 
+from . import skew, traffic
 from . import state as fold
-from . import traffic
 from .observations import Observation
 from .types import EndpointState, Policy
 
 log = structlog.get_logger()
-
-_CLOCKS_DIFFER_S = 60.0
 
 
 class Desk:
@@ -53,10 +51,10 @@ class Desk:
     def resume(self, state: EndpointState, now: float) -> None:
         """Continue from what the leader before us stored."""
         fresh = self.state
-        if state.at > now + _CLOCKS_DIFFER_S:
+        if state.at > now:
             # Its clock was ahead of ours: nothing could be added to such windows for that long.
-            state = msgspec.structs.replace(state, demand=fresh.demand, targets=fresh.targets, engine=b"", engine_format="")
-            log.warning("memory_from_the_future", endpoint=self.id, ahead_s=round(state.at - now))
+            log.warning("memory_from_the_future", endpoint=self.id, ahead_s=round(state.at - now, 1))
+            state = skew.by_our_clock(state, now)
         routers = {name: traffic.forgotten(router) for name, router in state.routers.items()}
         self.state = msgspec.structs.replace(state, routers=routers, telemetry=fresh.telemetry, telemetry_at=now, at=now)
         self.stored_generation = state.generation

@@ -26,6 +26,8 @@ _SAME_LEAD = 1.5
 #: A machine that is bought is not paid for while the provider prepares it, which is the smaller part of its start.
 _BILLED_NEW = 0.6
 _MOST_SLOTS = 4096
+#: Nobody leads for no longer than this, as a rule.
+_LONGEST_AWAY_S = 60.0
 
 
 class _Usual(msgspec.Struct, frozen=True):
@@ -89,20 +91,37 @@ def _mind(scene: Scene, usual: _Usual) -> Memory:
     state, now, hot = scene.state, scene.now, len(scene.roster.hot)
     mind = memory.unpack(state.engine, DEFAULT) if state.engine else None
     was_guessed = mind is not None and mind.slots == 1 < usual.slots  # nobody had been ready yet, so nothing was learned either
-    if mind is None or was_guessed or mind.at_s >= now:
+    if mind is None or was_guessed:
         # The pool that is here was not sized by us if somebody else decided before, or if our memory cannot be read.
         caution_hot = hot if mind is None and (state.last is None or state.engine_format) else 0
         begin_s = now - scene.policy.tick_s
-        return memory.fresh(DEFAULT, begin_s, hot, usual.lead_s, slots=usual.slots, caution_hot=caution_hot)
+        mind = memory.fresh(DEFAULT, begin_s, hot, usual.lead_s, slots=usual.slots, caution_hot=caution_hot)
+        # What is cold was kept because it would be wanted again, so it ages from now on as if it had been used just now.
+        pool.use(mind, hot + len(scene.roster.kept_cold), begin_s, scene.settings.max_workers, DEFAULT)
+        return mind
+    if 0 < state.demand.fresh.since_at < mind.at_s or mind.at_s >= now:
+        # The clock of the leader before us was ahead, and `skew` has moved all but this.
+        mind = memory.shifted(mind, mind.at_s - now + _away_s(scene, mind))
     mind = memory.reslotted(mind, usual.slots)
     if not mind.lead_s / _SAME_LEAD <= usual.lead_s <= mind.lead_s * _SAME_LEAD:
         return memory.restaged(mind, usual.lead_s)
     return mind
 
 
+def _away_s(scene: Scene, mind: Memory) -> float:
+    """How long ago it looked, where no clock can say: so many requests take that long to come at the pace of before. Taken for less,
+    they would look like a burst.
+    """
+    tick_s, flow, each_s = scene.policy.tick_s, float(mind.flows[-1]), min(mind.service_mean_s, mind.lead_s)
+    if flow <= 0 or each_s <= 0:
+        return tick_s
+    return min(max(scene.state.demand.fresh.arrivals * each_s / flow, tick_s), _LONGEST_AWAY_S)
+
+
 def _seen(scene: Scene, usual: _Usual, mind: Memory) -> Seen:
     now, here, fresh = scene.now, scene.here, scene.state.demand.fresh
     dt_s = now - mind.at_s
+    heard_s = now - fresh.since_at if 0 < fresh.since_at < now else dt_s  # the same, but where the memory had to be moved
     is_new = mind.at_s == mind.began_s
     is_complete = hearing.is_complete(scene.state, scene.policy, now)
     if is_complete and not is_new:
@@ -111,7 +130,7 @@ def _seen(scene: Scene, usual: _Usual, mind: Memory) -> Seen:
     return Seen(
         at_s=now,
         arrivals=_all_here(scene, per_unit_s) if is_new else _arrivals(scene, per_unit_s),
-        present=float(here.requests) if is_new else fresh.present_s / dt_s,
+        present=float(here.requests) if is_new else fresh.present_s / heard_s,
         costs_known=is_complete and (mind.routed_units > 0 or not mind.busy_s),
         waiting=here.waiting + here.queued,
         serving=here.inflight,

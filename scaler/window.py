@@ -30,6 +30,12 @@ def advanced(window: Window, at: float) -> Window:
     return _replace(window, last=window.last + steps, values=kept + (0.0,) * (window.size - len(kept)))
 
 
+def shifted(window: Window, at: float, by_s: float) -> Window:
+    """The window by a clock that is `by_s` behind the one that says `at`. As precise as its buckets."""
+    buckets = int(at // window.bucket_s) - int((at - by_s) // window.bucket_s)
+    return _replace(window, last=window.last - buckets, since_at=window.since_at - by_s)
+
+
 def added(window: Window, at: float, amount: float) -> Window:
     """The window with `amount` more in its newest bucket."""
     moved = advanced(window, at)

@@ -7,6 +7,7 @@ engine then begins anew, which costs some minutes of caution.
 from __future__ import annotations
 
 import hashlib
+import math
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 
 from . import rules
 from .constants import Constants
-from .departures import BINS
+from .departures import BIN_S, BINS
 
 FORMAT = 1
 #: The time from asking for a worker to its being ready is divided into so many stages.
@@ -161,6 +162,27 @@ def restaged(memory: Memory, lead_s: float) -> Memory:
     memory.recent_targets = np.roll(memory.recent_targets, turn, axis=0)
     memory.past_levels = np.roll(memory.past_levels, turn, axis=0)
     memory.stage, memory.stage_s, memory.lead_s = stage, stage_s, lead_s
+    return memory
+
+
+def shifted(memory: Memory, by_s: float) -> Memory:
+    """The same so much earlier, by a clock that is behind the one it was written by; rounded up to whole bins of departures. Every moment
+    in it moves by the same, and what lasts lasts as long.
+    """
+    bins = math.ceil(by_s / BIN_S)
+    by_s = bins * BIN_S
+    memory = memory.copy()
+    memory.at_s -= by_s
+    memory.began_s -= by_s
+    memory.last_active_s -= by_s
+    memory.pool_used_s -= by_s
+    memory.pool_at_s -= by_s
+    memory.departures = np.roll(memory.departures, -bins)
+    stage = int(memory.at_s // memory.stage_s)
+    turn = (stage - memory.stage) % STAGES
+    memory.recent_targets = np.roll(memory.recent_targets, turn, axis=0)
+    memory.past_levels = np.roll(memory.past_levels, turn, axis=0)
+    memory.stage = stage
     return memory
 
 
