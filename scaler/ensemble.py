@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import msgspec
 
-from schemas import sizes
 from schemas.events import InputRead
 from schemas.reasons import Why
 
-from . import capacity, hearing, lead, limits, reactive, readings, window
+from . import belief, capacity, hearing, lead, limits, reactive, readings, window
 from .engine import memory, pool, worth
 from .engine.constants import DEFAULT
 from .engine.memory import Memory
@@ -124,16 +123,23 @@ def _seen(scene: Scene, usual: _Usual, mind: Memory) -> Seen:
     heard_s = now - fresh.since_at if 0 < fresh.since_at < now else dt_s  # the same, but where the memory had to be moved
     is_new = mind.at_s == mind.began_s
     is_complete = hearing.is_complete(scene.state, scene.policy, now)
+    believed = belief.of(mind, usual.perf, usual.slots)
+    in_hand = believed.in_hand(here.in_hand_units, here.inflight + here.queued)
     if is_complete and not is_new:
-        worth.remember(mind, fresh.routed_units, fresh.served_units, fresh.busy_workers_s, dt_s, DEFAULT)
-    per_unit_s = worth.service_s_per_unit(mind, usual.perf, usual.slots, here.in_hand_units, DEFAULT)
+        before_s = worth.service_s_per_unit(mind, usual.perf, usual.slots, in_hand, DEFAULT)
+        workers = len(scene.roster.serving) + len(scene.roster.draining)
+        served = believed.served(fresh.served_units, workers, dt_s)
+        worth.remember(mind, believed.routed(fresh, before_s), served, fresh.busy_workers_s, dt_s, DEFAULT)
+    per_unit_s = worth.service_s_per_unit(mind, usual.perf, usual.slots, in_hand, DEFAULT)
     return Seen(
         at_s=now,
-        arrivals=_all_here(scene, per_unit_s) if is_new else _arrivals(scene, per_unit_s),
+        arrivals=_all_here(scene, per_unit_s) if is_new else believed.arrivals(fresh, per_unit_s),
         present=float(here.requests) if is_new else fresh.present_s / heard_s,
         costs_known=is_complete and (mind.routed_units > 0 or not mind.busy_s),
         waiting=here.waiting + here.queued,
         serving=here.inflight,
+        oldest_s=max(here.oldest_wait_s, here.oldest_queued_s),
+        settled_s=_settled_s(scene),
         hot=len(scene.roster.hot),
         started=fresh.ended,
         late=fresh.late,
@@ -147,16 +153,9 @@ def _seen(scene: Scene, usual: _Usual, mind: Memory) -> Seen:
     )
 
 
-def _arrivals(scene: Scene, per_unit_s: float) -> tuple[Arrivals, ...]:
-    """Requests by class of size. Classes say the shape, the sum of units says how much it really was."""
-    fresh = scene.state.demand.fresh
-    if not fresh.arrivals:
-        return ()
-    by_class = sum(sizes.units_of(size) * count for size, count in fresh.sizes.items())
-    if by_class <= 0:
-        return (Arrivals(float(fresh.arrivals), fresh.units / fresh.arrivals * per_unit_s),)
-    scale = fresh.units / by_class * per_unit_s
-    return tuple([Arrivals(float(count), sizes.units_of(size) * scale) for size, count in fresh.sizes.items()])
+def _settled_s(scene: Scene) -> float:
+    """Since the newest worker became ready."""
+    return scene.now - max([worker.ready_at or scene.now for worker in scene.roster.serving], default=scene.now)
 
 
 def _all_here(scene: Scene, per_unit_s: float) -> tuple[Arrivals, ...]:
