@@ -10,6 +10,7 @@ import msgspec
 
 from schemas.events import InputRead
 from schemas.reasons import Why
+from schemas.states import EndpointState as Activity
 
 from . import belief, capacity, hearing, lead, limits, reactive, readings, window
 from .engine import memory, pool, worth
@@ -45,6 +46,7 @@ def want(scene: Scene) -> Want:
         return reactive.want(scene)
     mind = _mind(scene, usual)
     seen = _seen(scene, usual, mind)
+    wished = mind.hot
     opinion, mind = step(mind, seen, used_up=True)
     if 0 < opinion.hot <= seen.least:
         # What the user's floors give anyway is their doing, and `limits` says which it is.
@@ -52,16 +54,18 @@ def want(scene: Scene) -> Want:
     hot = len(scene.roster.hot)
     pool.use(mind, max(opinion.hot, hot), seen.at_s, scene.settings.max_workers, DEFAULT)
     total = pool.total(mind, seen.at_s, _storage_share(scene), DEFAULT)
+    load_slots = float(mind.averages[0])  # of some seconds; since the last look may be only a moment
+    why = _why(opinion, wished, scene, load_slots)
     return Want(
         asked=opinion.hot,
         hot=opinion.hot,
         total=max(opinion.hot, total),
-        why=_why(opinion, hot, scene),
-        sentence=_sentence(opinion, usual, scene),
+        why=why,
+        sentence=_sentence(opinion, why, usual, scene, load_slots),
         load_units_per_s=window.mean_per_s(scene.state.demand.arrived_units, scene.now, scene.policy.window_s),
-        units_per_s=opinion.load_slots * usual.perf / usual.slots,
+        units_per_s=max(opinion.load_slots, load_slots) * usual.perf / usual.slots,
         candidates=_candidates(opinion, usual),
-        inputs=_inputs(scene, usual, opinion, seen),
+        inputs=_inputs(scene, usual, load_slots, seen),
         engine=memory.pack(mind, DEFAULT),
     )
 
@@ -177,46 +181,76 @@ def _storage_share(scene: Scene) -> float:
     return DEFAULT.storage_share
 
 
-def _why(opinion: Opinion, hot: int, scene: Scene) -> Why:
+def _why(opinion: Opinion, wished: int, scene: Scene, load_slots: float) -> Why:
+    """`wished`: the opinion at the last look. Who wants more than there are need not want more than before."""
+    state, hot = scene.state, len(scene.roster.hot)
     if opinion.hot == hot:
         return Why.STEADY
     if opinion.hot < hot:
         return Why.LOAD_DOWN
     if scene.here.waiting and not scene.roster.serving:
         return Why.DEMAND_WAITING
-    return Why.QUEUE_TIME if opinion.because == "queue" else Why.LOAD_UP
+    if opinion.because == "queue":
+        return Why.QUEUE_TIME
+    if opinion.hot > wished:
+        return Why.LOAD_UP
+    if state.last is not None and state.last.decision.activity is not Activity.ACTIVE:
+        return Why.MANUAL
+    return Why.REPLACE if _has_lost(scene) or load_slots < DEFAULT.asleep_slots else Why.LOAD_UP
 
 
-def _sentence(opinion: Opinion, usual: _Usual, scene: Scene) -> str:
-    load = f"load of {opinion.load_slots:.1f} requests at once, {usual.slots} slots a worker"
-    if scene.here.waiting and not scene.roster.serving:
-        load = f"{scene.here.waiting} requests wait and no worker is ready; {load}"
+def _has_lost(scene: Scene) -> bool:
+    """Whether a worker failed since as many are wanted as now."""
+    if scene.roster.failed or any(worker.failure is not None for worker in scene.roster.ending):
+        return True
+    failures = [group.last_failure for group in scene.state.groups.values() if group.last_failure is not None]
+    return any(failure.at >= scene.state.targets.hot_since_at for failure in failures)
+
+
+def _sentence(opinion: Opinion, why: Why, usual: _Usual, scene: Scene, load_slots: float) -> str:
+    here, hot = scene.here, len(scene.roster.hot)
+    over_s = DEFAULT.average_s[0]
+    load = f"load of {load_slots:.1f} requests at once over {over_s:.0f} s, {here.requests} here, {usual.slots} slots a worker"
+    if here.waiting and not scene.roster.serving:
+        waits = "1 request waits" if here.waiting == 1 else f"{here.waiting} requests wait"
+        load = f"{waits} and no worker is ready; {load}"
+    text = f"{load}: {_reckoning(opinion)}"
+    if why is Why.MANUAL:
+        return f"{text}; the endpoint was resumed and has {hot}"
+    if why is Why.REPLACE:
+        return f"{text}; as many were wanted before, {hot} are left"
+    return text
+
+
+def _reckoning(opinion: Opinion) -> str:
+    """How the engine came to its number."""
     match opinion.because:
         case "prior":
-            return f"{load}: {opinion.hot} by {opinion.rule}, until rules can be compared"
+            return f"{opinion.hot} by {opinion.rule}, until rules can be compared"
         case "floor":
-            return f"{load}: no more than is kept in any case"
+            return "no more than is kept in any case"
         case "caution":
-            return f"{load}: {opinion.hot} kept, as many as there were before this engine began"
+            return f"{opinion.hot} kept, as many as there were before this engine began"
         case "target_util":
-            return f"{load}: {opinion.hot} by target_util; {opinion.rule} would have {opinion.asked:.1f}"
+            return f"{opinion.hot} by target_util; the rules' mean is {opinion.asked:.1f}"
         case "queue":
-            return f"{load}: the queue will not be gone before help can be there: {opinion.hot}"
+            return f"the queue will not be gone before help can be there: {opinion.hot}"
         case "present":
-            return f"{load}: requests are here: {opinion.hot}"
+            return f"requests are here: {opinion.hot}"
         case _:
-            return f"{load}: {opinion.hot} by {opinion.rule}"
+            return f"{opinion.hot} by the rules' mean of {opinion.asked:.1f}; the best of them: {opinion.rule}"
 
 
 def _candidates(opinion: Opinion, usual: _Usual) -> tuple[str, ...]:
+    share = f"{opinion.share:.1%}" if opinion.share >= 0.001 else "less than 0.1%"
     return (
-        f"best rule: {opinion.rule} ({opinion.share:.0%} of the weight)",
-        f"rules of some weight: {opinion.low} to {opinion.high}, their mean {opinion.asked:.2f}",
+        f"best rule: {opinion.rule} ({share} of the weight)",
+        f"rules of some weight: {opinion.low} to {opinion.high}, the mean of all {opinion.asked:.2f}",
         f"late requests allowed in shadows: {opinion.slack:.2f} of the share; lead {usual.lead_s:.0f} s",
     )
 
 
-def _inputs(scene: Scene, usual: _Usual, opinion: Opinion, seen: Seen) -> tuple[InputRead, ...]:
+def _inputs(scene: Scene, usual: _Usual, load_slots: float, seen: Seen) -> tuple[InputRead, ...]:
     state, now = scene.state, scene.now
     router_s, beat_s = readings.router_age_s(scene), readings.beat_age_s(scene)
     since_s = now - state.demand.fresh.since_at if state.demand.fresh.since_at else None
@@ -226,7 +260,7 @@ def _inputs(scene: Scene, usual: _Usual, opinion: Opinion, seen: Seen) -> tuple[
     silent = (InputRead(name="silent_routers", value=float(len(scene.lost)), age_s=silent_s, unit="routers"),)
     return (
         InputRead(name="arrivals", value=arrivals, age_s=since_s, unit="requests"),
-        InputRead(name="load", value=opinion.load_slots if state.routers else None, age_s=load_age_s, unit="slots"),
+        InputRead(name="load", value=load_slots if state.routers else None, age_s=load_age_s, unit="slots"),
         InputRead(name="perf", value=usual.perf, age_s=beat_s, unit="units/s per worker"),
         InputRead(name="slots", value=float(usual.slots), age_s=beat_s, unit="per worker"),
         InputRead(name="ended", value=float(seen.started), age_s=since_s, unit="requests"),
