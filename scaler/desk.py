@@ -12,7 +12,7 @@ from schemas.ids import CommandId, EndpointId, GroupId, WorkerId
 from schemas.records import EndpointRecord, InstanceRecord, WorkerRecord
 from schemas.signals import Heartbeat
 
-from . import leap, traffic
+from . import skew, traffic
 from . import state as fold
 from .observations import ClockStepped, Observation
 from .types import EndpointState, Policy
@@ -59,8 +59,8 @@ class Desk:
         if state.at > now:
             # Its clock was ahead of ours, or was set back since.
             if state.at > now + _CLOCKS_DIFFER_S:
-                log.warning("memory_from_the_future", endpoint=self.id, ahead_s=round(state.at - now))
-            state = leap.along(state, now - state.at)
+                log.warning("memory_from_the_future", endpoint=self.id, ahead_s=round(state.at - now, 1))
+            state = skew.by_our_clock(state, now)
         routers = {name: traffic.forgotten(router) for name, router in state.routers.items()}
         self.state = msgspec.structs.replace(state, routers=routers, telemetry=fresh.telemetry, telemetry_at=now, at=now)
         self.stored_generation = state.generation

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import msgspec
 
-from schemas import sizes
 from schemas.events import InputRead
 from schemas.reasons import Why
+from schemas.states import EndpointState as Activity
 
-from . import capacity, hearing, lead, limits, reactive, readings, window, words
-from .engine import memory, pool, worth
+from . import belief, capacity, hearing, lead, limits, reactive, readings, window, words
+from .engine import leap, memory, pool, worth
 from .engine.constants import DEFAULT
 from .engine.memory import Memory
 from .engine.seen import Arrivals, Opinion, Seen
@@ -26,6 +26,8 @@ _SAME_LEAD = 1.5
 #: A machine that is bought is not paid for while the provider prepares it, which is the smaller part of its start.
 _BILLED_NEW = 0.6
 _MOST_SLOTS = 4096
+#: Nobody leads for no longer than this, as a rule.
+_LONGEST_AWAY_S = 60.0
 
 
 class _Usual(msgspec.Struct, frozen=True):
@@ -44,6 +46,7 @@ def want(scene: Scene) -> Want:
         return reactive.want(scene)
     mind = _mind(scene, usual)
     seen = _seen(scene, usual, mind)
+    wished = mind.hot
     opinion, mind = step(mind, seen, used_up=True)
     if 0 < opinion.hot <= seen.least:
         # What the user's floors give anyway is their doing, and `limits` says which it is.
@@ -51,16 +54,18 @@ def want(scene: Scene) -> Want:
     hot = len(scene.roster.hot)
     pool.use(mind, max(opinion.hot, hot), seen.at_s, scene.settings.max_workers, DEFAULT)
     total = pool.total(mind, seen.at_s, _storage_share(scene), DEFAULT)
+    load_slots = float(mind.averages[0])  # of some seconds; since the last look may be only a moment
+    why = _why(opinion, wished, scene, load_slots)
     return Want(
         asked=opinion.hot,
         hot=opinion.hot,
         total=max(opinion.hot, total),
-        why=_why(opinion, hot, scene),
-        sentence=_sentence(opinion, usual, scene),
+        why=why,
+        sentence=_sentence(opinion, why, usual, scene, load_slots),
         load_units_per_s=window.mean_per_s(scene.state.demand.arrived_units, scene.now, scene.policy.window_s),
-        units_per_s=opinion.load_slots * usual.perf / usual.slots,
+        units_per_s=max(opinion.load_slots, load_slots) * usual.perf / usual.slots,
         candidates=_candidates(opinion, usual),
-        inputs=_inputs(scene, usual, opinion, seen),
+        inputs=_inputs(scene, usual, load_slots, seen),
         engine=memory.pack(mind, DEFAULT),
     )
 
@@ -89,32 +94,56 @@ def _mind(scene: Scene, usual: _Usual) -> Memory:
     state, now, hot = scene.state, scene.now, len(scene.roster.hot)
     mind = memory.unpack(state.engine, DEFAULT) if state.engine else None
     was_guessed = mind is not None and mind.slots == 1 < usual.slots  # nobody had been ready yet, so nothing was learned either
-    if mind is None or was_guessed or mind.at_s >= now:
+    if mind is None or was_guessed:
         # The pool that is here was not sized by us if somebody else decided before, or if our memory cannot be read.
         caution_hot = hot if mind is None and (state.last is None or state.engine_format) else 0
         begin_s = now - scene.policy.tick_s
-        return memory.fresh(DEFAULT, begin_s, hot, usual.lead_s, slots=usual.slots, caution_hot=caution_hot)
+        mind = memory.fresh(DEFAULT, begin_s, hot, usual.lead_s, slots=usual.slots, caution_hot=caution_hot)
+        # What is cold was kept because it would be wanted again, so it ages from now on as if it had been used just now.
+        pool.use(mind, hot + len(scene.roster.kept_cold), begin_s, scene.settings.max_workers, DEFAULT)
+        return mind
+    if 0 < state.demand.fresh.since_at < mind.at_s or mind.at_s >= now:
+        # The clock of the leader before us was ahead, and `skew` has moved all but this.
+        mind = leap.along(mind, now - _away_s(scene, mind) - mind.at_s)
     mind = memory.reslotted(mind, usual.slots)
     if not mind.lead_s / _SAME_LEAD <= usual.lead_s <= mind.lead_s * _SAME_LEAD:
         return memory.restaged(mind, usual.lead_s)
     return mind
 
 
+def _away_s(scene: Scene, mind: Memory) -> float:
+    """How long ago it looked, where no clock can say: so many requests take that long to come at the pace of before. Taken for less,
+    they would look like a burst.
+    """
+    tick_s, flow, each_s = scene.policy.tick_s, float(mind.flows[-1]), min(mind.service_mean_s, mind.lead_s)
+    if flow <= 0 or each_s <= 0:
+        return tick_s
+    return min(max(scene.state.demand.fresh.arrivals * each_s / flow, tick_s), _LONGEST_AWAY_S)
+
+
 def _seen(scene: Scene, usual: _Usual, mind: Memory) -> Seen:
     now, here, fresh = scene.now, scene.here, scene.state.demand.fresh
     dt_s = now - mind.at_s
+    heard_s = now - fresh.since_at if 0 < fresh.since_at < now else dt_s  # the same, but where the memory had to be moved
     is_new = mind.at_s == mind.began_s
     is_complete = hearing.is_complete(scene.state, scene.policy, now)
+    believed = belief.of(mind, usual.perf, usual.slots)
+    in_hand = believed.in_hand(here.in_hand_units, here.inflight + here.queued)
     if is_complete and not is_new:
-        worth.remember(mind, fresh.routed_units, fresh.served_units, fresh.busy_workers_s, dt_s, DEFAULT)
-    per_unit_s = worth.service_s_per_unit(mind, usual.perf, usual.slots, here.in_hand_units, DEFAULT)
+        before_s = worth.service_s_per_unit(mind, usual.perf, usual.slots, in_hand, DEFAULT)
+        workers = len(scene.roster.serving) + len(scene.roster.draining)
+        served = believed.served(fresh.served_units, workers, dt_s)
+        worth.remember(mind, believed.routed(fresh, before_s), served, fresh.busy_workers_s, dt_s, DEFAULT)
+    per_unit_s = worth.service_s_per_unit(mind, usual.perf, usual.slots, in_hand, DEFAULT)
     return Seen(
         at_s=now,
-        arrivals=_all_here(scene, per_unit_s) if is_new else _arrivals(scene, per_unit_s),
-        present=float(here.requests) if is_new else fresh.present_s / dt_s,
+        arrivals=_all_here(scene, per_unit_s) if is_new else believed.arrivals(fresh, per_unit_s),
+        present=float(here.requests) if is_new else fresh.present_s / heard_s,
         costs_known=is_complete and (mind.routed_units > 0 or not mind.busy_s),
         waiting=here.waiting + here.queued,
         serving=here.inflight,
+        oldest_s=max(here.oldest_wait_s, here.oldest_queued_s),
+        settled_s=_settled_s(scene),
         hot=len(scene.roster.hot),
         started=fresh.ended,
         late=fresh.late,
@@ -128,16 +157,9 @@ def _seen(scene: Scene, usual: _Usual, mind: Memory) -> Seen:
     )
 
 
-def _arrivals(scene: Scene, per_unit_s: float) -> tuple[Arrivals, ...]:
-    """Requests by class of size. Classes say the shape, the sum of units says how much it really was."""
-    fresh = scene.state.demand.fresh
-    if not fresh.arrivals:
-        return ()
-    by_class = sum(sizes.units_of(size) * count for size, count in fresh.sizes.items())
-    if by_class <= 0:
-        return (Arrivals(float(fresh.arrivals), fresh.units / fresh.arrivals * per_unit_s),)
-    scale = fresh.units / by_class * per_unit_s
-    return tuple([Arrivals(float(count), sizes.units_of(size) * scale) for size, count in fresh.sizes.items()])
+def _settled_s(scene: Scene) -> float:
+    """Since the newest worker became ready."""
+    return scene.now - max([worker.ready_at or scene.now for worker in scene.roster.serving], default=scene.now)
 
 
 def _all_here(scene: Scene, per_unit_s: float) -> tuple[Arrivals, ...]:
@@ -159,46 +181,75 @@ def _storage_share(scene: Scene) -> float:
     return DEFAULT.storage_share
 
 
-def _why(opinion: Opinion, hot: int, scene: Scene) -> Why:
+def _why(opinion: Opinion, wished: int, scene: Scene, load_slots: float) -> Why:
+    """`wished`: the opinion at the last look. Who wants more than there are need not want more than before."""
+    state, hot = scene.state, len(scene.roster.hot)
     if opinion.hot == hot:
         return Why.STEADY
     if opinion.hot < hot:
         return Why.LOAD_DOWN
     if scene.here.waiting and not scene.roster.serving:
         return Why.DEMAND_WAITING
-    return Why.QUEUE_TIME if opinion.because == "queue" else Why.LOAD_UP
+    if opinion.because == "queue":
+        return Why.QUEUE_TIME
+    if opinion.hot > wished:
+        return Why.LOAD_UP
+    if state.last is not None and state.last.decision.activity is not Activity.ACTIVE:
+        return Why.MANUAL
+    return Why.REPLACE if _has_lost(scene) or load_slots < DEFAULT.asleep_slots else Why.LOAD_UP
 
 
-def _sentence(opinion: Opinion, usual: _Usual, scene: Scene) -> str:
-    load = f"load of {opinion.load_slots:.1f} requests at once, {words.slots(usual.slots)} a worker"
-    if scene.here.waiting and not scene.roster.serving:
-        load = f"{words.wait(scene.here.waiting)} and no worker is ready; {load}"
+def _has_lost(scene: Scene) -> bool:
+    """Whether a worker failed since as many are wanted as now."""
+    if scene.roster.failed or any(worker.failure is not None for worker in scene.roster.ending):
+        return True
+    failures = [group.last_failure for group in scene.state.groups.values() if group.last_failure is not None]
+    return any(failure.at >= scene.state.targets.hot_since_at for failure in failures)
+
+
+def _sentence(opinion: Opinion, why: Why, usual: _Usual, scene: Scene, load_slots: float) -> str:
+    here, hot = scene.here, len(scene.roster.hot)
+    over_s = DEFAULT.average_s[0]
+    load = f"load of {load_slots:.1f} requests at once over {over_s:.0f} s, {here.requests} here, {words.slots(usual.slots)} a worker"
+    if here.waiting and not scene.roster.serving:
+        load = f"{words.wait(here.waiting)} and no worker is ready; {load}"
+    text = f"{load}: {_reckoning(opinion)}"
+    if why is Why.MANUAL:
+        return f"{text}; the endpoint was resumed and has {hot}"
+    if why is Why.REPLACE:
+        return f"{text}; as many were wanted before, {hot} are left"
+    return text
+
+
+def _reckoning(opinion: Opinion) -> str:
+    """How the engine came to its number."""
     match opinion.because:
         case "prior":
-            return f"{load}: {opinion.hot} by {opinion.rule}, until rules can be compared"
+            return f"{opinion.hot} by {opinion.rule}, until rules can be compared"
         case "floor":
-            return f"{load}: no more than is kept in any case"
+            return "no more than is kept in any case"
         case "caution":
-            return f"{load}: {opinion.hot} kept, as many as there were before this engine began"
+            return f"{opinion.hot} kept, as many as there were before this engine began"
         case "target_util":
-            return f"{load}: {opinion.hot} by target_util; {opinion.rule} would have {opinion.asked:.1f}"
+            return f"{opinion.hot} by target_util; the rules' mean is {opinion.asked:.1f}"
         case "queue":
-            return f"{load}: the queue will not be gone before help can be there: {opinion.hot}"
+            return f"the queue will not be gone before help can be there: {opinion.hot}"
         case "present":
-            return f"{load}: requests are here: {opinion.hot}"
+            return f"requests are here: {opinion.hot}"
         case _:
-            return f"{load}: {opinion.hot} by {opinion.rule}"
+            return f"{opinion.hot} by the rules' mean of {opinion.asked:.1f}; the best of them: {opinion.rule}"
 
 
 def _candidates(opinion: Opinion, usual: _Usual) -> tuple[str, ...]:
+    share = f"{opinion.share:.1%}" if opinion.share >= 0.001 else "less than 0.1%"
     return (
-        f"best rule: {opinion.rule} ({opinion.share:.0%} of the weight)",
-        f"rules of some weight: {opinion.low} to {opinion.high}, their mean {opinion.asked:.2f}",
+        f"best rule: {opinion.rule} ({share} of the weight)",
+        f"rules of some weight: {opinion.low} to {opinion.high}, the mean of all {opinion.asked:.2f}",
         f"late requests allowed in shadows: {opinion.slack:.2f} of the share; lead {usual.lead_s:.0f} s",
     )
 
 
-def _inputs(scene: Scene, usual: _Usual, opinion: Opinion, seen: Seen) -> tuple[InputRead, ...]:
+def _inputs(scene: Scene, usual: _Usual, load_slots: float, seen: Seen) -> tuple[InputRead, ...]:
     state, now = scene.state, scene.now
     router_s, beat_s = readings.router_age_s(scene), readings.beat_age_s(scene)
     since_s = now - state.demand.fresh.since_at if state.demand.fresh.since_at else None
@@ -208,7 +259,7 @@ def _inputs(scene: Scene, usual: _Usual, opinion: Opinion, seen: Seen) -> tuple[
     silent = (InputRead(name="silent_routers", value=float(len(scene.lost)), age_s=silent_s, unit="routers"),)
     return (
         InputRead(name="arrivals", value=arrivals, age_s=since_s, unit="requests"),
-        InputRead(name="load", value=opinion.load_slots if state.routers else None, age_s=load_age_s, unit="slots"),
+        InputRead(name="load", value=load_slots if state.routers else None, age_s=load_age_s, unit="slots"),
         InputRead(name="perf", value=usual.perf, age_s=beat_s, unit="units/s per worker"),
         InputRead(name="slots", value=float(usual.slots), age_s=beat_s, unit="per worker"),
         InputRead(name="ended", value=float(seen.started), age_s=since_s, unit="requests"),

@@ -34,7 +34,7 @@ _T = TypeVar("_T", bound=msgspec.Struct)
 #: Moments by our clock. None and 0: never.
 MOMENTS: dict[type[msgspec.Struct], tuple[str, ...]] = {
     EndpointState: ("at", "telemetry_at"),
-    WorkerFact: ("state_at", "launched_at", "ready_at", "phase_at", "beat_at", "busy_at", "undrained_at"),
+    WorkerFact: ("state_at", "launched_at", "ready_at", "phase_at", "beat_at", "busy_at", "undrained_at", "end_failed_at"),
     Intent: ("issued_at", "deadline_at"),
     Drain: ("since_at", "deadline_at", "shown_at"),
     RouterFact: ("seen_at", "back_at"),

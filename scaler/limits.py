@@ -96,15 +96,20 @@ def _present(wanted: Want, scene: Scene) -> Want:
 
 def _unheard(wanted: Want, scene: Scene) -> Want:
     """No data is not zero: while a router is lost nobody is let go, hot or cold."""
-    routers = scene.state.routers
-    recent = [name for name in scene.lost if scene.now - routers[name].seen_at <= scene.policy.router_lost_s]
+    recent = _fell_silent(scene)
     if not recent:
         return wanted
     hot = len(scene.roster.hot)
     wanted = _replace(wanted, total=max(wanted.total, hot + len(scene.roster.kept_cold)))
-    silent_s = scene.now - routers[recent[0]].seen_at
+    silent_s = scene.now - scene.state.routers[recent[0]].seen_at
     text = f"router {recent[0]} fell silent {silent_s:.0f} s ago in the middle of traffic: nobody is let go"
     return _at_least(wanted, hot, Why.NO_DATA, text)
+
+
+def _fell_silent(scene: Scene) -> list[str]:
+    """Routers that were lost so recently that their traffic may go on unseen."""
+    routers = scene.state.routers
+    return [name for name in scene.lost if scene.now - routers[name].seen_at <= scene.policy.router_lost_s]
 
 
 def _min_load(wanted: Want, scene: Scene) -> Want:
@@ -158,7 +163,10 @@ def _cold_pool(wanted: Want, scene: Scene) -> Want:
     settings = scene.settings
     total, floor = max(wanted.total, wanted.hot), 0
     parts = []
-    if settings.cold_mult is not None or settings.min_cold_load is not None:
+    none_cold = settings.cold_mult is not None and settings.cold_mult < 1 and not settings.min_cold_load
+    if none_cold:
+        total = floor = wanted.hot  # at once, and not when the load of the last half hour has passed
+    elif settings.cold_mult is not None or settings.min_cold_load is not None:
         active = wanted.load_units_per_s or 0.0
         pool: list[WorkerFact] = []  # by what groups are known to do: who is here now must not change what a pool is worth
         by_mult = _count_for(active * settings.cold_mult, scene, pool) if settings.cold_mult and active > 0 else 0
@@ -172,7 +180,9 @@ def _cold_pool(wanted: Want, scene: Scene) -> Want:
         floor = settings.cold_workers
         if floor > max(total, wanted.hot):
             parts.append(f"cold_workers: {floor} in all")
-    if total <= wanted.total and not floor and not parts:
+    if _fell_silent(scene):
+        total = max(total, wanted.total)
+    if total <= wanted.total and not floor and not parts and not none_cold:
         return wanted
     return _replace(wanted, total=max(total, floor), floor=floor, sentence="; ".join([wanted.sentence, *parts]))
 

@@ -21,6 +21,8 @@ class Seen(msgspec.Struct, frozen=True, kw_only=True):
     costs_known: bool = True  #: False: service times of arrivals are not to be trusted, count who is here instead
     waiting: int = 0  #: requests without a slot
     serving: int = 0  #: requests in slots
+    oldest_s: float = 0.0  #: who has waited longest of those without a slot; 0 where nobody tells
+    settled_s: float = 0.0  #: since the newest worker became ready
     hot: int = 0  #: workers ready or on their way
     started: int = 0  #: requests that began since the step before
     late: int = 0  #: of these, after more than target_wait_s; those given up count as well

@@ -125,15 +125,19 @@ def _net(memory: Memory, seen: Seen) -> int:
     long without it.
 
     Who will find a free slot at a worker that is on its way waits for its start, not for want of workers. And a queue that will be gone
-    before help could be there calls for none.
+    before help could be there calls for none. That is a forecast, by what requests are thought to take; where somebody has waited longer
+    than that although all help that was called for has long been there, the forecast was wrong.
     """
     limit_s = max(seen.target_wait_s, seen.lead_s)
     room = max(0, seen.hot * seen.slots - seen.serving)
     if _wait_s(max(0, seen.waiting - room), seen.hot, memory, seen) > limit_s:
         return seen.hot + 1
+    oldest_s = seen.oldest_s if seen.waiting > 0 else 0.0
+    if oldest_s > limit_s and seen.settled_s > limit_s and not room:
+        return seen.hot + 1
     fewer = memory.net_hot - 1
     left_over = max(0, seen.waiting + seen.serving - fewer * seen.slots)
-    if memory.net_hot > 0 and _wait_s(left_over, fewer, memory, seen) > limit_s / 2:
+    if memory.net_hot > 0 and max(_wait_s(left_over, fewer, memory, seen), oldest_s) > limit_s / 2:
         return memory.net_hot
     return 0
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from scaler.engine import departures, load, memory, pool, rules, worth
+from scaler.engine import departures, leap, load, memory, pool, rules, worth
 from scaler.engine.constants import DEFAULT
 from scaler.engine.memory import Memory
 from scaler.engine.seen import Arrivals, Opinion, Seen
@@ -216,6 +216,47 @@ def test_another_lead_keeps_the_shadows():
     before, _ = step(mind, seen(mind, 6.0))
     after, _ = step(slow, seen(slow, 6.0, lead_s=240.0))
     assert abs(before.hot - after.hot) <= 2
+
+
+#: Of `memory`: moments, by a clock. All else lasts or counts.
+MOMENTS = {"at_s", "began_s", "last_active_s", "pool_used_s", "pool_at_s"}
+#: And what lies where a moment says.
+PLACED = {"departures", "recent_targets", "past_levels", "stage"}
+
+
+@given(st.floats(0.1, 200_000))
+def test_another_clock_moves_every_moment_and_nothing_else(by_s):
+    _, mind = play(begin(3), [6.0] * 300)
+    pool.use(mind, 7, mind.at_s, 20, DEFAULT)
+    before = memory.pack(mind, DEFAULT)
+    moved = leap.along(mind, -by_s)
+    assert memory.pack(mind, DEFAULT) == before, "it is a copy"
+    really_s = mind.at_s - moved.at_s
+    assert really_s == pytest.approx(by_s)
+    for name in Memory.__struct_fields__:
+        was, now = getattr(mind, name), getattr(moved, name)
+        if name in MOMENTS:
+            assert np.all(was - now == pytest.approx(really_s)), name
+        elif name not in PLACED:
+            assert np.array_equal(was, now), name
+    bins = int(mind.at_s // departures.BIN_S) - int(moved.at_s // departures.BIN_S)
+    assert np.array_equal(np.roll(moved.departures, bins), mind.departures)
+    for rows in ("recent_targets", "past_levels"):
+        before_rows, after_rows = getattr(mind, rows), getattr(moved, rows)
+        assert np.array_equal(before_rows[mind.stage % memory.STAGES], after_rows[moved.stage % memory.STAGES]), rows
+        assert np.array_equal(before_rows[(mind.stage + 1) % memory.STAGES], after_rows[(moved.stage + 1) % memory.STAGES]), rows
+    assert moved.stage == int(moved.at_s // moved.stage_s)
+
+
+def test_under_another_clock_it_goes_on_as_it_would_have():
+    _, mind = play(begin(3, lead_s=memory.STAGES - 0.5), [6.0] * 300)  # stages of a second, so that they begin when they did
+    moved = leap.along(mind, -70.0)
+    for k in range(60):
+        count = 40.0 if k % 7 == 0 else 3.0
+        here, mind = step(mind, seen(mind, count, started=int(count)))
+        there, moved = step(moved, seen(moved, count, started=int(count)))
+        assert there == here
+    assert same(leap.along(mind, -70.0), moved)
 
 
 def test_long_gaps_between_steps_do_no_harm():

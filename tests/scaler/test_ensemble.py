@@ -33,7 +33,7 @@ def test_the_first_request_wakes_one_worker_at_once_and_says_so():
     first = next(d for d in story.decisions if d.actions)
     assert first.at - T0 <= 2.0
     assert first.why is Why.DEMAND_WAITING
-    assert "wait and no worker is ready" in first.sentence
+    assert "2 requests wait and no worker is ready" in first.sentence
     assert [a.op for a in first.actions] == ["create"]
 
 
