@@ -22,3 +22,10 @@ def again_at(worker: WorkerFact, policy: Policy) -> float:
         return 0.0
     wait_s = min(policy.backoff_first_s * 2.0 ** min(worker.end_failures - 1, 16), policy.backoff_max_s)
     return worker.end_failed_at + wait_s
+
+
+def words(worker: WorkerFact) -> str:
+    """For the decisions of the time between."""
+    cause = worker.failure.cause if worker.failure is not None else "no word why"
+    times = "once" if worker.end_failures == 1 else f"{worker.end_failures} times"
+    return f"{worker.worker_id} could not be destroyed ({cause}, {times}); it is tried again, and may cost money"

@@ -17,7 +17,7 @@ from schemas.ids import GroupId, WorkerId
 from schemas.reasons import Cause, Why
 from schemas.states import COMING, WorkerState
 
-from . import drain, endings, groups, moves, reboots, trials, victims
+from . import drain, endings, groups, moves, reboots, room, trials, victims
 from .book import Book, Draft
 from .buying import Buyer
 from .groups import Standing
@@ -81,7 +81,8 @@ class Planner:
             if not self._is_beyond_hope(worker):
                 continue
             if self._now < endings.again_at(worker, self._policy):
-                self._note_undead(worker)
+                if len(self.notes) < _MOST_NOTES:
+                    self.notes.append(endings.words(worker))
                 continue
             cause = worker.failure.cause if worker.failure is not None else Cause.START_CRASH
             message = worker.failure.message if worker.failure is not None else ""
@@ -97,14 +98,6 @@ class Planner:
                 short -= 1
             else:
                 self._book.act("destroy", worker, Why.REPLACE, said)
-
-    def _note_undead(self, worker: WorkerFact) -> None:
-        if len(self.notes) < _MOST_NOTES:
-            cause = worker.failure.cause if worker.failure is not None else "no word why"
-            times = "once" if worker.end_failures == 1 else f"{worker.end_failures} times"
-            self.notes.append(
-                f"{worker.worker_id} could not be destroyed ({cause}, {times}); it is tried again, and may cost money"
-            )
 
     def finish_drains(self) -> None:
         """Workers that have nothing more to do; and those that began to drain without us, by a signal or an order."""
@@ -249,18 +242,13 @@ class Planner:
         return max(0, min(self._policy.burst_workers - started, self._policy.unsettled_workers - under_way - started))
 
     def _give_up_useless(self, shares: Shares, buyer: Buyer) -> None:
-        """Cold workers that may not be started hold the room of those that are needed: a group without weight, one that is halted, a bad
-        host, an old revision. They go one for each that is missing, where another could come instead.
-        """
-        useless = [w for w in self._roster.cold if w.worker_id not in self._book.touched and not buyer.is_usable(w)]
-        if not useless or not any(buyer.could(here) for here in self._standings.values()):
-            return
-        missing = self.short - len(self._roster.ending) - len(self._roster.stopping)
-        for worker in islice(victims.in_order(useless, self._standings, shares), max(0, missing)):
-            text = "it may not be started, and there is no room for one that may"
-            self._book.act("destroy", worker, Why.REPLACE, text)
-        most = self._scene.settings.max_workers
-        self.notes.append(f"max_workers ({most}) leaves no room while {len(useless)} lie cold that may not be started")
+        """Cold workers that may not be started go, one for each that is missing and has no room."""
+        useless = room.useless(self._roster.cold, self._book.touched, buyer, self._standings)
+        for worker in room.given_up(useless, self.short, self._roster, self._standings, shares):
+            self._book.act("destroy", worker, Why.REPLACE, "it may not be started, and there is no room for one that may")
+        if useless:
+            most = self._scene.settings.max_workers
+            self.notes.append(f"max_workers ({most}) leaves no room while {len(useless)} lie cold that may not be started")
 
     def _note_failures(self, starts: Counter[GroupId]) -> None:
         for group_id, count in starts.items():

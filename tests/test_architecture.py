@@ -59,7 +59,7 @@ PURE = [
         f"scaler/{name}.py"
         for name in (
             "types observations state window ageing traffic capacity learning roster scene groups shares victims reactive ensemble limits "
-            "cost phases reboots tiers book buying moves trials calendar audit skew belief "
+            "cost phases reboots tiers book buying moves trials calendar audit skew belief leap endings hearing lead readings room brevity "
             "plan decide deeds drain liveness lifecycle memory replay shards orders records news words"
         ).split()
     ),

@@ -237,9 +237,7 @@ def test_a_leader_goes_on_with_the_memory_of_one_whose_clock_was_ahead(ahead_s):
         desk.resume(memory.load(memory.dump(story.state)), now)
     assert [entry["event"] for entry in logs] == (["memory_from_the_future"] if ahead_s > 5 else [])
     assert desk.state.at == now and desk.state.demand.arrivals.values == story.state.demand.arrivals.values
-    was, mind = unpack(story.state.engine, DEFAULT), unpack(desk.state.engine, DEFAULT)
-    assert was is not None and mind is not None
-    assert mind.at_s <= now and mind.at_s - mind.began_s == pytest.approx(was.at_s - was.began_s)
+    assert desk.state.engine == story.state.engine, "which the engine moves itself, by what came meanwhile"
     assert desk.state.targets.hot_since_at <= now
 
 

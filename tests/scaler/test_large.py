@@ -71,7 +71,7 @@ def decided(here, *, published: bool = False):
 
 def told(here, decision) -> events.Decided:
     record = replay.pack(here, Policy(), here.at)
-    return replay.told(decision, event_id="evt:1", epoch=1, policy_hash="p", previous_hash="h", record=record)
+    return replay.told(decision, epoch=1, policy_hash="p", previous_hash="h", record=record)
 
 
 # --- what is stored ---
