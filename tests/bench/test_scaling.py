@@ -83,6 +83,8 @@ def test_a_result_depends_on_the_source_it_came_from_and_on_no_other():
     assert {"sim.simulation", "sim.peers.modal", "sim.windows"} <= modal
     assert not [name for name in modal if name.startswith("scaler")]
     assert not {"sim.peers.knative", "sim.traces", "sim.synthetic"} & modal
+    assert {"sim", "sim.peers"} <= modal  # a package's own file runs too, and says which knob is played
+    assert "sim.peers" not in engine
     assert "sim.peers.vast" in cache.modules(Case(trace="t", tier=TRI, pool=DOCUMENTED))
     assert source.fingerprint(("sim.windows",)) != source.fingerprint(("sim.windows", "sim.chance"))
 
@@ -91,14 +93,19 @@ def test_imports_are_found_in_all_their_forms(tmp_path, monkeypatch):
     for name, text in {
         "a/b/top.py": "import a.one\nfrom a import two\nfrom . import three\nfrom .four import x\nfrom ..five import y\nimport json\n",
         "a/one.py": "def f():\n    from a.six import z\n",
-        **{f"a/{name}.py": "" for name in ("two", "five", "six", "b/three", "b/four", "seven")},
+        "a/__init__.py": "import a.seven\n",
+        "a/c/__init__.py": "from .eight import w\n",
+        "a/asks.py": "from a.c import w\n",
+        **{f"a/{name}.py": "" for name in ("two", "five", "six", "b/three", "b/four", "seven", "c/eight")},
     }.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
     monkeypatch.setattr(source, "ROOT", tmp_path)
     source.imported_by.cache_clear()
     try:
-        assert source.reached_from(["a.b.top"]) == ["a.b.four", "a.b.three", "a.b.top", "a.five", "a.one", "a.six", "a.two"]
+        around = ["a", "a.b.four", "a.b.three", "a.b.top", "a.five", "a.one", "a.six", "a.two"]
+        assert source.reached_from(["a.b.top"]) == around  # a package around counts by itself, not by what it imports
+        assert source.reached_from(["a.asks"]) == ["a", "a.asks", "a.c", "a.c.eight"]
     finally:
         source.imported_by.cache_clear()
 
