@@ -481,6 +481,24 @@ def test_the_page_says_how_many_seeds_stand_behind_a_row():
         assert row in text
 
 
+def test_the_page_says_what_its_figures_do_not_show():
+    pools = {"trace": POOL_TRACE, "tier": TRI}
+    runs = [played(0.96, 9), played(0.935, 5, pool=LEARNED, **pools), played(0.92, 9, pool=DOCUMENTED, **pools)]
+    text = " ".join("\n".join(page.lines(measured(*runs), [])).split())
+    for said in (
+        "The goal of 0.95 is missed here by the learned pool (0.935), and by the literal rule (0.920) too.",
+        "an avoided creation to be worth 330 s of a hot worker, and remembers uses with a half-life of 8 h. The design it follows had 900 s and 3 days",
+        "given up after 300 s. One in service when its worker crashes waits anew, for everybody.",
+        "`rejected` counts for ours, and for ours alone, also those that began later",
+        "Azure's two come out verbatim, the others are drawn or spread anew",
+        "[its own page](benchmarks-routing.md)",
+        "`decision.p99` is the whole decision of production",
+    ):
+        assert said in text
+    kept = [played(0.96, 9), played(0.955, 5, pool=LEARNED, **pools)]
+    assert "is missed here by the learned pool" not in "\n".join(page.lines(measured(*kept), []))
+
+
 # --- all of it, on minutes of traffic ---------------------------------------------------------------------------------------------
 
 
