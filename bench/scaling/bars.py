@@ -173,7 +173,7 @@ def _starts(measured: Measured) -> Iterator[Bar]:
             continue
         bench, unit = f"starts.{rival.trace}", "starts per hour"
         if rival.best is None:
-            yield without(bench, None, unit, rivals.NOBODY)
+            yield without(bench, None, unit, rival.why_none)
         else:
             most = round(rival.best.starts_per_hour, 4)
             yield at_most(bench, rival.ours.starts_per_hour, most, unit, vs=described(rival.best))

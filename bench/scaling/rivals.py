@@ -27,10 +27,13 @@ class Rival(NamedTuple):
         """Of hot hours, ours over theirs."""
         return None if self.best is None else self.ours.hot_h / self.best.hot_h
 
+    @property
+    def why_none(self) -> str:
+        return NOBODY if self.sure else NOT_SURE
+
     def bar(self, bench: str, asked: float | None) -> Bar:
         if self.best is None:
-            why = NOBODY if self.sure else NOT_SURE
-            return without(f"{bench}.{self.trace}", asked, HOT, why, asked=asked is not None)
+            return without(f"{bench}.{self.trace}", asked, HOT, self.why_none, asked=asked is not None)
         return at_most(f"{bench}.{self.trace}", self.ours.hot_h / self.best.hot_h - 1, asked, HOT, vs=described(self.best))
 
 
