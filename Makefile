@@ -106,7 +106,7 @@ bench-scaling-gate: $(DEV_STAMP) ## ours against two peers on made-up traffic (u
 bench-bounds: $(BENCH_STAMP) ## solve for the offline bounds of the traces again; TRACES=folder
 	@TRACES=$(TRACES) $(BIN)/python -m bench.scaling.bounds $(ARGS)
 
-bench-routing: $(DEV_STAMP) ## our routing against nine other policies and a central queue (ten minutes), writes docs/benchmarks-routing.md; TRACES=folder
+bench-routing: $(DEV_STAMP) ## our routing against nine other policies and a central queue (20 minutes), writes docs/benchmarks-routing.md; TRACES=folder
 	@TRACES=$(TRACES) $(BIN)/python -m bench.routing $(ARGS)
 
 soak-sim: $(DEV_STAMP) ## the real services through simulated days of everything at once; SOAK=hours SEEDS=1,2,3

@@ -18,189 +18,36 @@ ARGS="--engine NAME" takes another engine than the default (`scaler.decide.ENGIN
 from __future__ import annotations
 
 import argparse
-import functools
 import math
 import sys
-import time
-from collections.abc import Callable
 
 import msgspec
 
-from scaler import decide, memory, observations, state
-from scaler.scene import Scene
-from scaler.types import Action, Decision, EndpointState, Policy, Telemetry
-from schemas.ids import EndpointId, GroupId, WorkerId
-from schemas.records import EndpointRecord, InstanceRecord, ScalingSettings, Template, WorkerGroup
-from schemas.signals import DemandReport, Heartbeat
-from schemas.states import WorkerState
+from bench.decide_cost import GROUPS, cpu_s, measure, quantile
+from bench.decide_world import TICK_S, World
+from scaler import decide
+from scaler.types import Policy
 
-T0 = 1_700_000_000.0
-TICK_S = 2.0
-PASSES, TIMES = 10, 2
-PERF = 100.0  #: units per second of a worker
-COST = 50.0  #: units of a request
-SLOTS = 8
 BAR_DECIDE_P99_MS = 1.0
 BAR_PLAN_P50_MS = 0.5  #: all but the engine
 BAR_CORE = 0.5  #: share of a core for the endpoints
 BAR_STATE_BYTES = memory.USUAL_BYTES
 
 
-class World:
-    """One endpoint whose provider obeys within a tick and whose workers share the load."""
-
-    def __init__(self, endpoint_id: int, *, groups: int, max_workers: int, policy: Policy) -> None:
-        self.id = EndpointId(endpoint_id)
-        self.policy = policy
-        self.now = T0
-        self.state: EndpointState = state.initial(self.id, T0)
-        self.up: dict[WorkerId, tuple[GroupId, int]] = {}  #: group and starts of who runs
-        self.arrived = 0.0
-        self.seq = 0
-        template = Template(name="t", command=("serve",))
-        record = EndpointRecord(
-            id=self.id,
-            name=f"e{endpoint_id}",
-            groups=tuple(
-                WorkerGroup(id=GroupId(n), template=template, weight=float(n), expected_perf=PERF) for n in range(1, groups + 1)
-            ),
-            settings=ScalingSettings(max_workers=max_workers, inactivity_timeout=-1.0),
-            created_at=T0,
-        )
-        self.fold(observations.EndpointSeen(at=T0, endpoint=record))
-        self.fold(observations.TelemetryJudged(at=T0, telemetry=Telemetry.LIVE))
-
-    def fold(self, observation: observations.Observation) -> None:
-        self.state = state.apply(self.state, observation, self.policy)
-
-    def passes(self, units_per_s: float) -> None:
-        """A tick's worth of heartbeats and a router's report."""
-        self.now += TICK_S
-        self.seq += 1
-        self.arrived += units_per_s * TICK_S
-        used = min(1.0, units_per_s / (PERF * len(self.up))) if self.up else 0.0
-        for nth, (worker_id, (group_id, starts)) in enumerate(self.up.items()):
-            fact = self.state.workers.get(worker_id)
-            drains = fact is not None and fact.drain is not None
-            inflight = 0 if drains else int(used * SLOTS + (nth % SLOTS) / SLOTS)
-            beat = Heartbeat(
-                worker_id=worker_id,
-                endpoint_id=self.id,
-                group_id=group_id,
-                boot=f"{worker_id}-{starts}",
-                seq=self.seq,
-                sent_at=self.now,
-                state=WorkerState.DRAINING if drains else WorkerState.READY,
-                url="http://w",
-                perf=PERF,
-                slots=SLOTS,
-                inflight=inflight,
-                load=inflight * COST,
-                requests_total=self.seq,
-                served_units_total=self.seq * used * PERF * TICK_S,
-            )
-            self.fold(observations.HeartbeatSeen(at=self.now, heartbeat=beat))
-        report = DemandReport(
-            router="r",
-            endpoint_id=self.id,
-            boot="b",
-            seq=self.seq,
-            sent_at=self.now,
-            arrivals_total=int(self.arrived / COST),
-            arrived_units_total=self.arrived,
-            routed_units_total=self.arrived,
-        )
-        self.fold(observations.DemandSeen(at=self.now, report=report))
-
-    def decides(self) -> Decision:
-        """As the service does it."""
-        self.fold(observations.Ticked(at=self.now))
-        decision = decide.decide(self.state, self.policy, self.now)
-        self.fold(observations.DecisionTaken(at=self.now, decision=decision, recorded=bool(decision.actions)))
-        return decision
-
-    def obeys(self, actions: tuple[Action, ...]) -> None:
-        for action in actions:
-            match action.op:
-                case "create" | "start" | "reboot":
-                    _, starts = self.up.get(action.worker_id, (action.group_id, 0))
-                    self.up[action.worker_id] = (action.group_id, starts + 1)
-                    self._show(action, "running")
-                case "stop" | "destroy":
-                    self.up.pop(action.worker_id, None)
-                    self._show(action, "stopped" if action.op == "stop" else "gone")
-                case "drain":
-                    self.fold(observations.DrainShown(at=self.now, worker_id=action.worker_id))
-                case _:
-                    pass
-
-    def _show(self, action: Action, to: str) -> None:
-        assert action.command_id is not None
-        record = InstanceRecord(
-            worker_id=action.worker_id,
-            endpoint_id=self.id,
-            group_id=action.group_id,
-            provider="process",
-            state=to,
-            host=f"h-{action.worker_id}",
-            usd_per_hour=0.5,
-            created_at=T0,
-            state_at=self.now,
-            command_id=action.command_id,
-        )
-        self.fold(observations.InstanceSeen(at=self.now, worker_id=action.worker_id, instance=record))
-
-
-def cpu_s(run: Callable[[], object], *, times: int = 1) -> tuple[float, object]:
-    """CPU seconds that it took, and its answer. What is pure may be done several times: the quickest was disturbed least."""
-    took = []
-    for _ in range(times):
-        before = time.thread_time_ns()
-        answer = run()
-        took.append(time.thread_time_ns() - before)
-    return min(took) / 1e9, answer
-
-
 def large(policy: Policy, ticks: int) -> bool:
-    world = World(1, groups=3, max_workers=102, policy=policy)
-    for _ in range(60):
-        world.passes(6800.0)
-        world.obeys(world.decides().actions)
-    moments, acting, workers = [], 0, []
-    for tick in range(ticks):
-        world.passes(6800.0 + 1300.0 * math.sin(tick / 40))
-        world.fold(observations.Ticked(at=world.now))
-        moments.append((world.state, world.now))
-        decision = decide.decide(world.state, policy, world.now)
-        acting += bool(decision.actions)
-        workers.append(len(world.state.workers))
-        world.fold(observations.DecisionTaken(at=world.now, decision=decision, recorded=bool(decision.actions)))
-        world.obeys(decision.actions)
-
-    def of_engine(state_then: EndpointState, now: float) -> object:
-        return decide.ENGINES[policy.name](Scene(state_then, policy, now))
-
-    whole, engine, once, loop = [math.inf] * ticks, [math.inf] * ticks, [], []
-    for _ in range(PASSES):
-        for n, (state_then, now) in enumerate(moments):
-            decides = functools.partial(decide.decide, state_then, policy, now)
-            once.append(cpu_s(decides)[0])
-            whole[n] = min(whole[n], once[-1], cpu_s(decides, times=TIMES - 1)[0])
-            engine[n] = min(engine[n], cpu_s(functools.partial(of_engine, state_then, now), times=TIMES)[0])
-            loop.append(cpu_s(fixed_loop)[0])
-    rest = [took - opinion for took, opinion in zip(whole, engine, strict=True)]
-    about = {"workers": round(sum(workers) / ticks), "groups": 3, "decisions": ticks, "with_actions": acting}
+    found = measure(policy, ticks)
+    about = {"workers": found.workers, "groups": GROUPS, "decisions": ticks, "with_actions": found.acting}
+    loop = found.loop_s
     good = report("noise", sum(loop) / len(loop) / min(loop), "x", what="a fixed loop, its mean over its quickest")
-    good &= report("decide_p50", quantile(whole, 0.5) * 1e3, "ms", **about)
-    good &= report("decide_p99", quantile(whole, 0.99) * 1e3, "ms", bar=BAR_DECIDE_P99_MS, **about)
-    good &= report("decide_once_p99", quantile(once, 0.99) * 1e3, "ms", what="first tries, cold and disturbed")
+    good &= report("decide_p50", quantile(found.whole_s, 0.5) * 1e3, "ms", **about)
+    good &= report("decide_p99", quantile(found.whole_s, 0.99) * 1e3, "ms", bar=BAR_DECIDE_P99_MS, **about)
+    good &= report("decide_once_p99", quantile(found.once_s, 0.99) * 1e3, "ms", what="first tries, cold and disturbed")
     good &= report(
-        "decide_engine_p50", quantile(engine, 0.5) * 1e3, "ms", engine=policy.name, what="the engine and what it reads"
+        "decide_engine_p50", quantile(found.engine_s, 0.5) * 1e3, "ms", engine=policy.name, what="the engine and what it reads"
     )
-    good &= report("decide_rest_p50", quantile(rest, 0.5) * 1e3, "ms", bar=BAR_PLAN_P50_MS, what="all but the engine")
-    good &= report("decide_rest_p99", quantile(rest, 0.99) * 1e3, "ms", what="all but the engine")
-    size = len(memory.dump(world.state))
-    good &= report("state_bytes", size, "bytes", bar=BAR_STATE_BYTES, workers=len(world.state.workers))
+    good &= report("decide_rest_p50", quantile(found.rest_s, 0.5) * 1e3, "ms", bar=BAR_PLAN_P50_MS, what="all but the engine")
+    good &= report("decide_rest_p99", quantile(found.rest_s, 0.99) * 1e3, "ms", what="all but the engine")
+    good &= report("state_bytes", found.state_bytes, "bytes", bar=BAR_STATE_BYTES, workers=found.workers)
     return good
 
 
@@ -222,15 +69,6 @@ def many(policy: Policy, endpoints: int, ticks: int) -> bool:
     workers = sum(len(world.state.workers) for world in worlds)
     share = sum(took) / len(took) / TICK_S
     return report("endpoints_core_share", share, "cores", bar=BAR_CORE, endpoints=endpoints, workers=workers)
-
-
-def fixed_loop() -> int:
-    return sum([n * n for n in range(1000)])
-
-
-def quantile(values: list[float], share: float) -> float:
-    ranked = sorted(values)
-    return ranked[min(len(ranked) - 1, int(share * len(ranked)))]
 
 
 def report(bench: str, value: float, unit: str, *, bar: float | None = None, **more: float | str) -> bool:

@@ -34,6 +34,7 @@ class Result(Struct, frozen=True, kw_only=True):
     flaps: int  #: reversals of the direction in which the wanted number moves
     utilisation: float  #: of the slots of workers that are ready or draining
     digest: str
+    overdue: int = 0  #: began only when its patience, counted from its arrival, had ended: it was in service before, at a worker that was lost
 
     def within(self, seconds: float) -> float:
         return self.attainment[f"{seconds:g}"]
@@ -56,3 +57,9 @@ def rejected(wait_us: list[int]) -> int:
     """Requests given up, and those that never began."""
     waits = np.asarray(wait_us, dtype=np.int64)
     return int(((waits < 0) | (waits >= REJECTED)).sum())
+
+
+def overdue(wait_us: list[int], give_up_us: int) -> int:
+    """Requests that began, but later after their arrival than anybody waits."""
+    waits = np.asarray(wait_us, dtype=np.int64)
+    return int(((waits > give_up_us) & (waits < REJECTED)).sum())

@@ -121,6 +121,7 @@ def _settle(world: Simulation, workload: Workload, flaps: int) -> Result:
         wait_p95_s=p95,
         wait_p99_s=p99,
         rejected=metrics.rejected(world.wait_us),
+        overdue=metrics.overdue(world.wait_us, world.give_up_us),
         hot_h=hot_h + left_h,
         stopped_h=stopped_h,
         creating_h=creating_h,

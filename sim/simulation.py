@@ -52,7 +52,7 @@ class Simulation:
         self._agenda = Agenda()
         self.fleet = Fleet(groups, self._agenda, tier=tier, seed=seed, initial=initial, forget=self._service.stop)
         self._service_us: list[int] = workload.service_us.tolist()
-        self._give_up_us = give_up_us
+        self.give_up_us = give_up_us
         self._log = array("q") if record else None
 
         self._next_arrival = (self.arrival_us[0], _ARRIVAL, 0)
@@ -121,10 +121,11 @@ class Simulation:
             self._start(request, worker)
 
     def _wait(self, request: int) -> None:
+        """Patience begins anew for who was in service when the worker crashed; `metrics.overdue` counts whom that saves."""
         now_us = self._agenda.now_us
         self._waiting += 1
         self._queued_at_us[request] = now_us
-        self._agenda.plan(now_us + self._give_up_us, Rank.GIVE_UP, request, now_us)
+        self._agenda.plan(now_us + self.give_up_us, Rank.GIVE_UP, request, now_us)
 
     def _start(self, request: int, worker: Worker) -> None:
         now_us = self._agenda.now_us

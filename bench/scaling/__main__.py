@@ -19,10 +19,11 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from bench.scaling import bars, bounds, cases, decision, lines, page, table
-from bench.scaling.bars import Measured
+from bench.scaling.bar import Bar, verdict
 from bench.scaling.cache import Cache
 from bench.scaling.cases import COLD, NEW, SHARING, TRI
 from bench.scaling.compare import GOAL, SEEDS_MOVE, Table, to_be_sure
+from bench.scaling.measured import Measured
 from bench.scaling.play import workload
 from bench.scaling.runner import Runner
 from sim import traces
@@ -63,7 +64,8 @@ def main() -> None:
         table=Table(runner.played.values()),
         bounds={name: hours for name in names if (hours := bounds.hours(name)) is not None},
         seeds=seeds,
-        decision=decision.measure(),
+        decision=decision.whole(),
+        engine_step=decision.engine_step(),
     )
     took_min = (time.monotonic() - begun_s) / 60
     found = tell(measured, runner, took_min)
@@ -71,6 +73,7 @@ def main() -> None:
     if complete:
         page.write(measured, found)
         print(f"written: {page.PAGE.relative_to(page.ROOT)} and its plots", file=sys.stderr)
+    print(verdict(found), file=sys.stderr)
     sys.exit(1 if runner.failed or any(bar.ok is False for bar in found) else 0)
 
 
@@ -99,8 +102,8 @@ def play(runner: Runner, names: Sequence[str], seeds: Sequence[int], parts: Sequ
 
 
 def _worth_playing(runner: Runner, name: str) -> list[cases.Case]:
-    """Knobs that may attain as much as ours with new workers only. Nobody attains more when scaling up takes minutes instead of seconds,
-    so who attained less with a stopped pool need not be played."""
+    """Knobs that may attain as much as ours with new workers only. Who attained less with a stopped pool need not be played: when scaling
+    up takes minutes instead of seconds everybody attains less, or more by no more than seeds do (of those played, .0003)."""
     known = Table(runner.played.values())
     ours = known.get(name, tier=NEW)
     if ours is None:
@@ -128,7 +131,7 @@ def quick_h(name: str) -> float:
     return first_h if workload(name).end_us / SECOND_US / 3600 > first_h else 0.0
 
 
-def tell(measured: Measured, runner: Runner, took_min: float) -> list[bars.Bar]:
+def tell(measured: Measured, runner: Runner, took_min: float) -> list[Bar]:
     console = Console(width=None if sys.stdout.isatty() else 190)
     for one in table.tables(measured):
         console.print(one)

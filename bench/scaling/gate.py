@@ -26,14 +26,14 @@ from sim.run import run
 class Gate(NamedTuple):
     shape: str
     hours: float
-    peers: tuple[str, str]  #: the two best at their defaults
+    peers: tuple[str, str]  #: the two cheapest that attain as much as ours at their defaults
     attainment: float  #: at least
     hours_ratio: float  #: ours / the cheaper peer's, at most
 
 
 GATES = (
     Gate("steady", 1, ("Dynamo planner (thr.+load)", "Vast-like (docs)"), attainment=0.968, hours_ratio=1.01),
-    Gate("bursty", 8, ("K8s HPA / KEDA", "Baseten-like"), attainment=0.945, hours_ratio=0.76),
+    Gate("bursty", 8, ("K8s HPA / KEDA", "Ray Serve"), attainment=0.945, hours_ratio=0.76),
     Gate("diurnal", 10, ("AIBrix APA", "Baseten-like"), attainment=0.93, hours_ratio=0.89),
 )
 

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 import msgspec
 
-from bench.scaling.bars import Measured
 from bench.scaling.cases import COLD, NEW, SHARING, TRI
 from bench.scaling.compare import WAIT_S, Spread, Summary
+from bench.scaling.measured import Measured
 from bench.scaling.table import bound_of, rows
 from sim.metrics import TARGETS_S
 

@@ -9,8 +9,8 @@ import matplotlib as mpl
 mpl.use("svg")
 import matplotlib.pyplot as plt
 
-from bench.scaling.bars import Measured
 from bench.scaling.compare import GOAL, frontier
+from bench.scaling.measured import Measured
 
 OURS_COLOUR, PEER_COLOUR, LINE_COLOUR, TEXT_COLOUR = "#c2410c", "#94a3b8", "#334155", "#475569"
 #: What attains less is of no interest.

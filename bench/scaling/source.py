@@ -1,4 +1,8 @@
-"""Which source decides a result: the files that a module imports, and those import, within the project."""
+"""Which source decides a result: the files that a module imports, and those import, within the project.
+
+Whoever imports `a.b.c` runs `a/__init__.py` and `a/b/__init__.py` too. These count by what stands in them; what they import counts only
+where the package itself is asked for something (`from a.b import f`): else a change of one policy would be a change of all.
+"""
 
 from __future__ import annotations
 
@@ -13,25 +17,36 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @cache
 def imported_by(module: str) -> frozenset[str]:
-    """Modules of the project that this one names in its imports. A package's own file counts only when the package is named alone."""
+    """Modules and packages of the project whose imports decide too what this one does."""
     found = set()
-    package = module.rpartition(".")[0]
+    package = module if _is_package(module) else module.rpartition(".")[0]
     for node in ast.walk(ast.parse(_file(module).read_text())):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             base = package.rsplit(".", node.level - 1)[0] if node.level else ""
-            source = ".".join(part for part in (base, node.module) if part)
-            found |= {f"{source}.{alias.name}" for alias in node.names} | {source}
+            origin = ".".join(part for part in (base, node.module) if part)
+            found |= {_where(origin, alias.name) for alias in node.names}
     return frozenset(name for name in found if _file(name).is_file())
 
 
+def _where(origin: str, name: str) -> str:
+    """The module that `from origin import name` leads to: a part of the package, or what defines the name."""
+    part = f"{origin}.{name}"
+    return part if _file(part).is_file() else origin
+
+
+def _is_package(module: str) -> bool:
+    return (ROOT / module.replace(".", "/")).is_dir()
+
+
 def _file(module: str) -> Path:
-    return ROOT / f"{module.replace('.', '/')}.py"
+    place = ROOT / module.replace(".", "/")
+    return place / "__init__.py" if place.is_dir() else place.with_name(f"{place.name}.py")
 
 
 def reached_from(modules: Iterable[str]) -> list[str]:
-    """These modules and all that they lead to, in order of name."""
+    """These modules and all that they lead to, with the packages around them, in order of name."""
     reached: set[str] = set()
     ahead = list(modules)
     while ahead:
@@ -39,7 +54,14 @@ def reached_from(modules: Iterable[str]) -> list[str]:
         if module not in reached:
             reached.add(module)
             ahead += imported_by(module)
-    return sorted(reached)
+    return sorted(reached | {package for module in reached for package in _around(module)})
+
+
+def _around(module: str) -> Iterable[str]:
+    """The packages that it lies in, as far as they have a file."""
+    parts = module.split(".")[:-1]
+    packages = (".".join(parts[:count]) for count in range(1, len(parts) + 1))
+    return [package for package in packages if _file(package).is_file()]
 
 
 @cache

@@ -8,9 +8,11 @@ from rich import box
 from rich.table import Table as RichTable
 
 from bench.scaling import cases
-from bench.scaling.bars import Bar, Measured, oracle
+from bench.scaling.bar import Bar
 from bench.scaling.cases import COLD, FIXED, NEW, SHARING, TRI
 from bench.scaling.compare import GOAL, Summary, agreement, geometric_mean
+from bench.scaling.measured import Measured
+from bench.scaling.rivals import oracle
 
 TITLES = {
     COLD: "Stopped pool: everything exists, scaling up is resuming (seconds)",
@@ -161,6 +163,7 @@ def of_bars(bars: Iterable[Bar]) -> RichTable:
     for column in ("", "bar", "value", "asked", "unit", "against"):
         table.add_column(column, justify="right" if column in {"value", "asked"} else "left")
     for bar in bars:
-        mark = {True: "[green]ok", False: "[red]missed", None: ""}[bar.ok]
-        table.add_row(mark, bar.bench, f"{bar.value:g}", "" if bar.bar is None else f"{bar.bar:g}", bar.unit, bar.vs)
+        mark = "[yellow]not judged" if bar.not_judged else {True: "[green]ok", False: "[red]missed", None: ""}[bar.ok]
+        value = "" if bar.value is None else f"{bar.value:g}"
+        table.add_row(mark, bar.bench, value, "" if bar.bar is None else f"{bar.bar:g}", bar.unit, bar.vs)
     return table

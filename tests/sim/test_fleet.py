@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 
-from sim import machines
+from sim import fleet, machines, metrics
+from sim.events import Rank
 from sim.fleet import Tier
 from sim.machines import Boot, Group, Machine, State
 from sim.observation import Target
-from sim.simulation import Simulation
+from sim.simulation import PENDING, REJECTED, Simulation
 from sim.workload import Workload
 
 S = 1_000_000
@@ -129,6 +130,22 @@ def test_requests_of_a_crashed_worker_go_to_the_front_of_the_queue():
     w.advance(60 * S)
     assert w.wait_us[0] == 41 * S
     assert w.wait_us[1] == -1
+
+
+def test_who_begins_late_because_its_worker_crashed_is_counted():
+    """It was in service, so its patience began anew at the crash; by its arrival it would have been given up."""
+    w = world(0.0, 0.0, hot=2, work_s=1000.0)
+    for number, at_s in ((0, 290), (1, 279)):
+        w._agenda.plan(at_s * S, Rank.CRASH, number, w.fleet.workers[number].life, fleet._CRASHES)
+    w.advance(279 * S)
+    w.apply((Target(2),))  # resumed in 20 s: its request begins at 299 s, the other one at 310 s
+    w.advance(290 * S)
+    w.apply((Target(2),))
+    w.advance(400 * S)
+    assert sorted(w.wait_us) == [299 * S, 310 * S]
+    assert metrics.rejected(w.wait_us) == 0
+    assert metrics.overdue(w.wait_us, w.give_up_us) == 1
+    assert metrics.overdue([300 * S, PENDING, REJECTED], w.give_up_us) == 0
 
 
 def test_a_request_is_given_up_after_its_patience():

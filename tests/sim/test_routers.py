@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -88,8 +90,13 @@ def test_the_benchmark_says_its_bars_and_without_traces_what_it_used(monkeypatch
     found = {
         name: [outcome("ours" if name == routing.OURS else "central", report_s=5.0)] for name in (routing.OURS, routing.CENTRAL)
     }
-    routing.judge(case, found, recorded)
+    bars = routing.judge(case, found, recorded)
     said = capsys.readouterr().out
     assert '"bar":0.95' in said and '"bar":0.04' in said and "made up: no traces" in said and "steady 80%" in said
     assert routing.play(routing.Case("x", 0.5, 1, 3), STEADY, routing.CENTRAL, (1,)) is None
-    assert "| **ours** | 0.9" in routing.page([(case, found)], (1,))
+    text = routing.page([(case, found)], bars, routing.SEEDS)
+    assert "| **ours** | 0.9" in text
+    assert "All 2 bars are met. Of *ours*, mean of seeds 1, 2, 3, 4, 5:" in text
+    assert f"| ok | steady 80%, 5-s reports | share within 5 s | {bars[0].value:.4f} | at least 0.95 |" in text
+    missed = [dataclasses.replace(bar, ok=False) for bar in bars]
+    assert "**2 of 2 bars are missed.**" in routing.page([(case, found)], missed, (1,))
