@@ -25,7 +25,7 @@ import msgspec
 
 from bench.decide_cost import GROUPS, cpu_s, measure, quantile
 from bench.decide_world import TICK_S, World
-from scaler import decide
+from scaler import decide, memory
 from scaler.types import Policy
 
 BAR_DECIDE_P99_MS = 1.0
