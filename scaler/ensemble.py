@@ -63,7 +63,7 @@ def want(scene: Scene) -> Want:
         why=why,
         sentence=_sentence(opinion, why, usual, scene, load_slots),
         load_units_per_s=window.mean_per_s(scene.state.demand.arrived_units, scene.now, scene.policy.window_s),
-        units_per_s=max(opinion.load_slots, load_slots) * usual.perf / usual.slots,
+        units_per_s=opinion.load_slots * usual.perf / usual.slots,
         candidates=_candidates(opinion, usual),
         inputs=_inputs(scene, usual, load_slots, seen),
         engine=memory.pack(mind, DEFAULT),
