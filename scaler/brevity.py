@@ -31,7 +31,7 @@ _NO_INPUT = msgspec.Raw(b"null")
 
 def versions(event: Decided) -> Iterator[Decided]:
     """The event as it is, if that may fit, and then ever smaller. At least one."""
-    smallest = MOST_BYTES + 1
+    smallest, version = MOST_BYTES + 1, event
     for version in _ever_smaller(event):
         size = len(codec.encode(version))
         if size < smallest:

@@ -262,7 +262,8 @@ def _convert(document: Document, value: Any, kind: type[T], base: Path = ()) -> 
         named = ".".join(str(step) for step in path)
         what, hint = match["what"], _hint(value, steps)
         if isinstance(kind, type) and issubclass(kind, Enum):
-            what, hint = f"{value!r} is no {base[-1]}", f"it is one of {', '.join(kind)}"
+            choices = ", ".join([str(choice.value) for choice in kind])
+            what, hint = f"{value!r} is no {base[-1]}", f"it is one of {choices}"
         raise document.error(f"{named}: {what}" if named else what, path, hint) from error
 
 
