@@ -100,7 +100,7 @@ def passed(state: EndpointState, at: float, policy: Policy) -> EndpointState:
             state = put(state, _replace(worker, proven=True))
             memory = _memory(state, worker)
             if worker.revision >= memory.revision:
-                state = _learned(state, worker, learning.start_proven(memory, worker.host))
+                state = _learned(state, worker, learning.start_proven(memory))
             if worker.host in state.hosts:  # whatever failed on it before was not the host
                 state = _replace(state, hosts={name: host for name, host in state.hosts.items() if name != worker.host})
     return _forgiven(state, at)

@@ -105,15 +105,17 @@ def became_ready(memory: GroupMemory, worker: WorkerFact, at: float) -> GroupMem
     if worker.perf > 0:
         perf = worker.perf if perf <= 0 else perf + _PERF_WEIGHT * (worker.perf - perf)
     slots = worker.slots or memory.slots
-    return _replace(memory, ready_seen=True, perf=perf, slots=slots, usd_per_hour=worker.usd_per_hour, **kept)
+    others = tuple(name for name in memory.good_hosts if name != worker.host)
+    good_hosts = (*others, worker.host)[-_GOOD_HOSTS:] if worker.host else others
+    return _replace(
+        memory, ready_seen=True, good_hosts=good_hosts, perf=perf, slots=slots, usd_per_hour=worker.usd_per_hour, **kept
+    )
 
 
-def start_proven(memory: GroupMemory, host: str) -> GroupMemory:
-    """The memory after a start held on this host: whatever failed before was not the template."""
-    good = tuple(name for name in memory.good_hosts if name != host)
+def start_proven(memory: GroupMemory) -> GroupMemory:
+    """The memory after a start held: whatever failed before was not the template."""
     return _replace(
         memory,
-        good_hosts=(*good, host)[-_GOOD_HOSTS:] if host else good,
         breaker=None,
         failed_in_row=0,
         last_failure=None,
@@ -154,7 +156,7 @@ def boot_s(memory: GroupMemory, *, from_cold: bool, guess_s: float, quantile: fl
 
 
 def works_elsewhere(memory: GroupMemory, hosts: Mapping[str, HostMemory], host: str, at: float) -> bool:
-    """Whether starts of the same template held on another host that is not shut out itself. Who has one host only keeps it."""
+    """Whether the same template became ready on another host that is not shut out itself. Who has one host only keeps it."""
     shut = {name for name, known in hosts.items() if known.quarantined_until_at > at}
     return any(name != host and name not in shut for name in memory.good_hosts)
 

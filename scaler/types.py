@@ -220,7 +220,7 @@ class GroupMemory(Value, frozen=True, kw_only=True):
     starts_ok: float = 0.0  #: decayed counts, for the failure rate
     starts_failed: float = 0.0
     ready_seen: bool = False  #: a worker of this revision became ready
-    good_hosts: tuple[str, ...] = ()  #: the last two where a start of this revision held
+    good_hosts: tuple[str, ...] = ()  #: the last two where a worker of this revision became ready
     boot_new_s: tuple[float, ...] = ()  #: last creations, from command to ready
     boot_cold_s: tuple[float, ...] = ()  #: last starts from cold
     perf: float = 0.0  #: units per second of one worker, smoothed over benchmarks; 0: none yet

@@ -41,12 +41,16 @@ class CorralEngine:
         self._costs_known = costs_known
         self._target_util = target_util
         self._present_s = 0.0
+        self._ready, self._settled_at_s = 0, 0.0
         start = max(workload.initial_workers, workload.min_workers)
         self.memory = memory.fresh(constants, 0.0, start, lead_s, caution_hot=start)
 
     def decide(self, seen: Observation) -> int:
         present = (seen.present_s - self._present_s) / max(seen.now_s - self.memory.at_s, 1e-3)
         self._present_s = seen.present_s
+        if seen.ready > self._ready:
+            self._settled_at_s = seen.now_s
+        self._ready = seen.ready
         self.opinion, self.memory = step(self.memory, self._told(seen, present), self._constants, used_up=True)
         return self.opinion.hot
 
@@ -58,6 +62,8 @@ class CorralEngine:
             costs_known=self._costs_known,
             waiting=seen.waiting,
             serving=seen.serving,
+            oldest_s=seen.oldest_wait_s,
+            settled_s=seen.now_s - self._settled_at_s,
             hot=seen.hot,
             started=len(seen.waits_s),
             late=sum([wait_s > self._target_wait_s for wait_s in seen.waits_s]),

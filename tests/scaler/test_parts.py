@@ -329,7 +329,7 @@ def test_three_failures_in_a_row_open_the_breaker_and_one_success_between_does_n
     for n in range(2):
         memory_of_group = learning.start_failed(memory_of_group, OOM, Phase.MODEL, 0.5, T0 + n, POLICY)
     assert memory_of_group.breaker is None
-    mended = learning.start_failed(learning.start_proven(memory_of_group, "a"), OOM, Phase.MODEL, 0.5, T0, POLICY)
+    mended = learning.start_failed(learning.start_proven(memory_of_group), OOM, Phase.MODEL, 0.5, T0, POLICY)
     assert mended.breaker is None
     broken = learning.start_failed(memory_of_group, OOM, Phase.MODEL, 0.5, T0, POLICY)
     assert broken.breaker is not None
@@ -351,7 +351,7 @@ def test_boot_times_and_failure_rates_are_learned():
     chance = random.Random(1)
     for _ in range(40):
         known = learning.became_ready(known, worker(launched_at=T0, perf=100.0, slots=8), T0 + chance.uniform(40, 60))
-        known = learning.start_proven(known, "a")
+        known = learning.start_proven(known)
     assert 40 <= learning.boot_s(known, from_cold=False, guess_s=30.0) <= 60
     assert learning.boot_s(known, from_cold=False, guess_s=30.0, quantile=0.95) >= learning.boot_s(
         known, from_cold=False, guess_s=30.0
@@ -361,24 +361,28 @@ def test_boot_times_and_failure_rates_are_learned():
     assert len(known.boot_new_s) == 16, "bounded"
 
 
+def ready_on(known: GroupMemory, host: str) -> GroupMemory:
+    return learning.became_ready(known, worker(host=host), T0)
+
+
 def test_a_host_is_shut_out_only_where_the_template_works_elsewhere():
     first = learning.host_failed(None, T0, POLICY, template_works=True)
     assert first.quarantined_until_at == 0.0
     assert learning.host_failed(first, T0, POLICY, template_works=True).quarantined_until_at == T0 + POLICY.quarantine_s
     assert learning.host_failed(first, T0, POLICY, template_works=False).quarantined_until_at == 0.0
-    known, none = GroupMemory(ready_seen=True), {}
-    assert not learning.works_elsewhere(known, none, "a", T0), "nothing held anywhere yet"
-    known = learning.start_proven(known, "a")
+    known, none = GroupMemory(), {}
+    assert not learning.works_elsewhere(known, none, "a", T0), "nothing was ready anywhere yet"
+    known = ready_on(known, "a")
     assert not learning.works_elsewhere(known, none, "a", T0), "the only host that is known is not elsewhere"
     assert learning.works_elsewhere(known, none, "b", T0)
-    known = learning.start_proven(learning.start_proven(known, "b"), "")
+    known = ready_on(ready_on(known, "b"), "")
     assert known.good_hosts == ("a", "b"), "what has no name is nowhere"
     assert learning.works_elsewhere(known, none, "a", T0)
     shut = {"b": HostMemory(failures=2, quarantined_until_at=T0 + 1)}
     assert not learning.works_elsewhere(known, shut, "a", T0), "the last good host is kept"
     assert learning.works_elsewhere(known, shut, "a", T0 + 1)
     for name in ("c", "a"):
-        known = learning.start_proven(known, name)
+        known = ready_on(known, name)
     assert known.good_hosts == ("c", "a"), "bounded"
 
 
