@@ -370,10 +370,18 @@ def _abort_closing_socket(client: Client) -> None:
         writer.transport.abort()
 
 
+def _abort_socket(client: Client) -> None:
+    """What is closed already stays so. A client that was refused counts as closed before its socket is, and close() then does nothing."""
+    writer = getattr(client._transport, "_io_writer", None)  # noqa: SLF001
+    if writer is not None:
+        writer.transport.abort()
+
+
 async def _discard(client: Client) -> None:
     try:
         async with asyncio.timeout(_CLOSE_TIMEOUT_S):
             await client.close()
     except (nats.errors.Error, OSError, TimeoutError) as error:
         log.warning("nats_close_failed", error=str(error) or type(error).__name__)
-        _abort_closing_socket(client)
+    finally:
+        _abort_socket(client)
