@@ -11,8 +11,8 @@ VAST := examples/vast_pyworker/.venv
 VAST_STAMP := $(VAST)/.installed
 TRACES ?= $(wildcard ../shared/traces)
 ARGS ?=
-# Tests side by side, file by file.
-JOBS ?= 2
+# Tests side by side, file by file: one more than cores, as many of them wait for processes.
+JOBS ?= 3
 
 .DEFAULT_GOAL := help
 .PHONY: help setup dev demo test check lint types mypy pyright unit-router unit-others format schemas unit bench-route bench-decide bench-routing bench-scaling bench-scaling-gate bench-bounds soak-sim constraints wheel clean
@@ -59,7 +59,7 @@ demo: $(STAMP) ## a real language model, scaled from zero and back, in under fou
 
 # The router's tests are not shared out, and the checkers use one core each: side by side they take half the time.
 test: $(DEV_STAMP) $(VAST_STAMP) ## everything that must pass: lint, types, all tests (under 15 minutes on 2 cores)
-	@$(MAKE) --no-print-directory -j$(JOBS) --output-sync=target unit-router lint mypy pyright
+	@$(MAKE) --no-print-directory -j2 --output-sync=target unit-router lint mypy pyright
 	@$(MAKE) --no-print-directory unit-others
 
 check: lint types ## ruff, mypy --strict, pyright
@@ -82,7 +82,7 @@ unit-router: $(DEV_STAMP) $(VAST_STAMP)
 	@$(BIN)/python -m pytest tests/router $(ARGS)
 
 unit-others: $(DEV_STAMP) $(VAST_STAMP)
-	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --ignore tests/router tests $(ARGS)
+	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder --ignore tests/router tests $(ARGS)
 
 format: $(DEV_STAMP) ## format and fix what ruff can
 	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .

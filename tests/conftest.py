@@ -48,6 +48,25 @@ structlog.configure(
 )
 
 
+#: Files that take longest. They go first, or one process would be left with them when all others have nothing to do.
+_LONG = (
+    "tests/sim/test_world_",
+    "tests/scaler/test_ensemble",
+    "tests/bench/",
+    "tests/system/",
+    "tests/sim/",
+    "tests/corral/test_up",
+    "tests/packaging/",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    def turn(item: pytest.Item) -> int:
+        return next((n for n, name in enumerate(_LONG) if item.nodeid.startswith(name)), len(_LONG))
+
+    items.sort(key=turn)
+
+
 class TestServer(EmbeddedServer):
     """An embedded server that also hands out credentials."""
 

@@ -63,7 +63,6 @@ SLOTS, UTILS = st.sampled_from([1, 4, 8, 20]), st.sampled_from([0.5, 0.7, 0.9, 1
 # Without shrinking: a day takes seconds.
 @settings(max_examples=LOADS, derandomize=LOADS == 1, deadline=None, phases=[Phase.explicit, Phase.generate])
 @given(st.integers(1, 900), st.floats(0.3, 100), SLOTS, UTILS)
-@example(243, 46.71634123376376, 20, 1.0)  # whenever one was cold, help was nearer, and the forecast jumped
 @example(1093, 10.0, 20, 0.7)  # departures that were rounded to bins made of it a load that was a fifth off, and moved
 def test_constant_load_never_flaps_in_a_day(per_step, service_s, slots, util):
     load_slots = per_step / 30.0 * service_s
@@ -73,7 +72,6 @@ def test_constant_load_never_flaps_in_a_day(per_step, service_s, slots, util):
 
 @settings(max_examples=LOADS, derandomize=LOADS == 1, deadline=None, phases=[Phase.explicit, Phase.generate])
 @given(st.floats(0.05, 20), st.floats(0.3, 100), st.sampled_from([4, 8, 20]), UTILS)
-@example(16.0, 4.01, 1, 0.9)
 @example(5.585773911761573, 44.367544003630876, 1, 0.7)
 def test_constant_load_of_single_requests_does_not_flap_at_the_pace_of_production(workers, service_s, slots, util):
     # Where requests are seldom each of them is a change of the load, as it is where one fills a worker.

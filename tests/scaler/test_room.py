@@ -18,7 +18,7 @@ replace = msgspec.structs.replace
 def asleep(engine: str, *groups, **more) -> Story:
     """Four cold ones fill max_workers; nobody is hot."""
     story = Story(groups=groups, policy=Policy(name=engine), max_workers=4, cold_workers=4, create_s=30, start_s=10, **more)
-    story.asks(300).until(600).asks(0).until(1500)
+    story.asks(300).until(400).asks(0).until(900)
     assert (story.hot, story.cold) == (0, 4)
     return story
 
@@ -46,10 +46,10 @@ def test_cold_workers_that_may_not_be_started_make_room_for_one_that_may(engine,
     happens(story)
     story.asks(100)
     assert story.within(60, lambda story: story.ready > 0) <= 45, "one is destroyed, and one created"
-    first = next(decision for decision in story.decisions if decision.at > T0 + 1500 and decision.actions)
+    first = next(decision for decision in story.decisions if decision.at > T0 + 900 and decision.actions)
     assert [action.op for action in first.actions] == ["destroy"], "one for one, and not all that lie there"
     assert "leaves no room while 4 lie cold that may not be started" in first.sentence
-    story.until(3600)
+    story.until(1300)
     assert story.waiting == 0 and story.existing <= 4
 
 
@@ -57,7 +57,7 @@ def test_cold_workers_that_may_not_be_started_make_room_for_one_that_may(engine,
 def test_while_nobody_needs_the_room_they_lie_where_they_are(engine):
     story = asleep(engine, group(G1), group(G2, weight=0.0))
     loses_its_weight(story)
-    story.until(2400)
+    story.until(1500)
     assert story.cold == 4
 
 
@@ -66,10 +66,10 @@ def test_where_nobody_could_come_instead_nobody_goes(engine):
     """All groups without weight: the cold ones are of no use now, and may be tomorrow."""
     story = asleep(engine, group(G1))
     story.changes(groups=(group(G1, weight=0.0),))
-    story.asks(100).until(1800)
+    story.asks(100).until(1100)
     assert story.cold == 4
     story.changes(groups=(group(G1, weight=1.0),))
-    story.until(1830)
+    story.until(1130)
     assert story.ready >= 1
 
 
@@ -84,9 +84,9 @@ def test_where_nobody_could_come_instead_nobody_goes(engine):
 )
 def test_a_group_at_its_own_ceiling_draws_nobody_from_another(engine, groups, most):
     story = Story(groups=groups, policy=Policy(name=engine), max_workers=most, create_s=200, slots=4, inactivity_timeout=600)
-    story.asks(560).until(1800)
+    story.asks(560).until(1300)
     settled = len(story.decisions)
-    story.until(1800 + 2400)
+    story.until(1300 + 1500)
     acts = [action for decision in story.decisions[settled:] for action in decision.actions]
     assert len(acts) <= 2, "the load has been the same all the time"
     assert story.waiting == 0
@@ -95,19 +95,19 @@ def test_a_group_at_its_own_ceiling_draws_nobody_from_another(engine, groups, mo
 @pytest.mark.parametrize("engine", ENGINES)
 def test_a_rollout_keeps_what_lies_cold_until_the_new_revision_works(engine):
     story = Story(policy=Policy(name=engine), max_workers=8, create_s=60, start_s=10, slots=4, cold_workers=6)
-    story.asks(350).until(600).asks(0).until(1500)
+    story.asks(350).until(500).asks(0).until(1300)
     cold = story.cold
     assert cold >= 6
     story.fails = {G1: Failure(cause=Cause.MODEL_DOWNLOAD, message="wrong path", at=T0)}
-    story.changes(groups=(group(G1, revision=2),)).until(1600)
+    story.changes(groups=(group(G1, revision=2),)).until(1400)
     assert story.cold == cold, "nothing of the new one was ever ready"
-    story.asks(100).until(2400)
+    story.asks(100).until(2000)
     assert story.state.groups[G1].breaker is not None
     serving = story.workers(WorkerState.READY)
     assert serving and {worker.revision for worker in serving} == {1}, "who worked before works again"
     assert story.waiting == 0
     story.fails = {}
-    story.changes(groups=(group(G1, revision=3),)).until(3600)
+    story.changes(groups=(group(G1, revision=3),)).until(2800)
     assert {worker.revision for worker in story.workers(WorkerState.READY)} == {3}
     assert not [worker for worker in story.workers(WorkerState.STOPPED) if worker.revision < 3], "and then it has had its day"
 
@@ -147,7 +147,7 @@ def test_a_machine_that_people_brought_makes_way_for_nobody(engine):
         machine = story.machines[worker_id] = Machine(worker_id, G1, 1, story.now)
         machine.instance = "running"
         story._show(machine)
-    story.asks(350).until(3600)
+    story.asks(350).until(1500)
     done = [action for decision in story.decisions for action in decision.actions if action.worker_id.startswith("x")]
     assert not done
     assert story.ready == 4
