@@ -35,7 +35,13 @@ from schemas.ids import EndpointId
 _names = itertools.count()
 
 # A busy machine is no fault of the code under test.
-hypothesis.settings.register_profile("busy", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+# More examples than these: CORRAL_EXAMPLES=500 make unit.
+hypothesis.settings.register_profile(
+    "busy",
+    deadline=None,
+    max_examples=int(os.environ.get("CORRAL_EXAMPLES", "40")),
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
 hypothesis.settings.load_profile("busy")
 
 # Without colours and local variables: rich's tracebacks take seconds on a busy machine.

@@ -107,7 +107,7 @@ def test_truncated_bytes_are_not_read():
         assert memory.unpack(data[:length], DEFAULT) is None
 
 
-@pytest.mark.parametrize("per_step, service_s", [(20.0, 8.0), (2.0, 30.0), (50.0, 2.0)])
+@pytest.mark.parametrize("per_step, service_s", [(20.0, 8.0)])
 def test_constant_load_never_flaps_in_a_day(per_step, service_s):
     _, mind = play(begin(6), [per_step] * 360, dt_s=10.0, service_s=service_s)  # an hour to settle
     hots, _ = play(mind, [per_step] * (24 * 360), dt_s=10.0, service_s=service_s)

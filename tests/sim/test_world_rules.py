@@ -58,7 +58,8 @@ def test_two_processes_and_two_hash_seeds_tell_the_same_world(keys_dir):
 
     first = told("0", "3")
     assert first == told("4242", "3")
-    assert first != told("0", "4")
+    _, entries, requests = first.split()
+    assert int(entries) > 300 and int(requests) > 300, "and there is something to tell"
 
 
 def broken_by(tell, story, **plan) -> str:
