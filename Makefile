@@ -15,7 +15,7 @@ ARGS ?=
 JOBS ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help setup dev demo test check lint types mypy pyright unit-router unit-others format schemas unit bench-route bench-decide bench-routing bench-scaling bench-scaling-gate bench-bounds soak-sim constraints wheel clean
+.PHONY: help setup dev demo test check lint types mypy pyright unit-router unit-others test-long format schemas unit bench-route bench-decide bench-routing bench-scaling bench-scaling-gate bench-bounds soak-sim constraints wheel clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-20s %s\n", $$1, $$2}'
@@ -83,6 +83,9 @@ unit-router: $(DEV_STAMP) $(VAST_STAMP)
 
 unit-others: $(DEV_STAMP) $(VAST_STAMP)
 	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder --ignore tests/router tests $(ARGS)
+
+test-long: $(DEV_STAMP) ## the longest stories (some minutes), which make test leaves out
+	@CORRAL_LONG=1 $(BIN)/python -m pytest -n 2 -m long tests $(ARGS)
 
 format: $(DEV_STAMP) ## format and fix what ruff can
 	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .

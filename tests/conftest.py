@@ -71,6 +71,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return next((n for n, name in enumerate(_LONG) if item.nodeid.startswith(name)), len(_LONG))
 
     items.sort(key=turn)
+    if not os.environ.get("CORRAL_LONG"):
+        for item in items:
+            if item.get_closest_marker("long"):
+                item.add_marker(pytest.mark.skip(reason="make test-long runs it"))
 
 
 class TestServer(EmbeddedServer):

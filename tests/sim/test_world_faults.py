@@ -208,6 +208,7 @@ def test_a_router_is_cut_off_for_five_minutes_under_load(tell):
     assert seen["crowd"].share_within(5) > 0.95
 
 
+@pytest.mark.long
 def test_everything_at_once(tell):
     """Bad weather, a busy market, bad machines, and every few minutes somebody is killed."""
     seen = {}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+import pytest
+
 from provisioner.provider import MachineState
 from provisioner.reconcile import Rhythm
 from runtime.lease import LeaseTimes
@@ -20,6 +22,7 @@ CALM = {"scaler": ScalerSettings(tick_s=6.0), "rhythm": Rhythm(every_s=30.0)}
 SLOW_LEASE = LeaseTimes(ttl_s=600, renew_s=120.0, margin_s=5.0, request_s=5.0)
 
 
+@pytest.mark.long
 def test_two_days_of_diurnal_traffic(tell):
     """Up in the morning, down in the evening, nobody at night; everybody is answered and hardly anybody waits."""
     seen = {}
@@ -70,6 +73,7 @@ def test_a_week_of_sparse_traffic_from_zero_and_back(tell):
     assert seen["usd"] < 33 * 0.25 + 168 * 0.05 * 4, "a quarter of an hour for a visit, and four disks"
 
 
+@pytest.mark.long
 def test_a_day_of_lossy_weather(tell):
     """One message in twenty is lost, one in twenty comes twice, one answer in fifty is lost, for a whole day."""
     seen = {}
