@@ -333,6 +333,7 @@ def test_constant_load_never_flaps_in_a_day(rate, cost, util):
     assert [a.op for d in late for a in d.actions if a.op != "destroy"] == []
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("rate, cost", [(170.0, 20.0), (265.0, 50.0)])
 def test_random_arrivals_at_a_constant_rate_hardly_move_it(rate, cost):
     story = Story(create_s=30, start_s=15, max_workers=30, cost=cost, chance=random.Random(7), inactivity_timeout=600)

@@ -50,6 +50,7 @@ print(report.digest, report.entries, report.requests)
 """
 
 
+@pytest.mark.long
 def test_two_processes_and_two_hash_seeds_tell_the_same_world(keys_dir):
     def told(hash_seed: str, seed: str) -> str:
         environment = {**os.environ, "PYTHONHASHSEED": hash_seed}
