@@ -149,7 +149,7 @@ class Both:
         )
 
 
-SHAPES = pytest.mark.parametrize("shape, hours", [("bursty", 1.5), ("steady", 0.5)])
+SHAPES = pytest.mark.parametrize("shape, hours", [("bursty", 2), ("steady", 1)])
 
 
 @SHAPES
