@@ -71,6 +71,20 @@ def test_constant_load_never_flaps_in_a_day(per_step, service_s, slots, util):
     never_flaps(with_load(load_slots, service_s, slots, util, step_s=30.0), 7200, 86_400)
 
 
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("load_slots", "service_s", "slots", "util", "step_s"),
+    [
+        (243 / 30.0 * 46.71634123376376, 46.71634123376376, 20, 1.0, 30.0),  # whenever one was cold, help was nearer
+        (16.0, 4.01, 1, 0.9, 2.0),  # departures that were rounded to bins
+    ],
+)
+def test_loads_that_once_flapped_do_not(load_slots, service_s, slots, util, step_s):
+    settled_s, watched_s = (7200, 86_400) if step_s > 2 else (3600, 5400)
+    spread = {} if step_s > 2 else {"spread": math.sqrt(load_slots / slots)}
+    never_flaps(with_load(load_slots, service_s, slots, util, step_s=step_s), settled_s, watched_s, **spread)
+
+
 @settings(max_examples=LOADS, derandomize=LOADS == 1, deadline=None, phases=[Phase.explicit, Phase.generate])
 @given(st.floats(0.05, 20), st.floats(0.3, 100), st.sampled_from([4, 8, 20]), UTILS)
 @example(5.585773911761573, 44.367544003630876, 1, 0.7)

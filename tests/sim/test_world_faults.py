@@ -193,14 +193,14 @@ def test_a_router_is_cut_off_for_five_minutes_under_load(tell):
 
     async def story(world):
         chat = await world.operator.create("chat", group(), max_workers=12)
-        world.clients.steady(chat, rate=1.5, units=300, for_s=600)
-        await world.until(600)
-        crowd = world.clients.steady(chat, rate=1.5, units=300, for_s=700)
+        world.clients.steady(chat, rate=1.5, units=300, for_s=900)
+        await world.until(900)
+        crowd = world.clients.steady(chat, rate=1.5, units=300, for_s=900)
         world.routers[0].bus.cut()
         counts = await world.counts(chat, for_s=300)
         world.routers[0].bus.heal()
-        counts += await world.counts(chat, for_s=400)
-        await world.until(1400)
+        counts += await world.counts(chat, for_s=600)
+        await world.until(1900)
         seen.update(crowd=crowd, counts=counts)
 
     tell(story, routers=1, scaler=ScalerSettings(engine="ensemble"))

@@ -27,12 +27,12 @@ from sim.world import Kind, Plan, group, play
 async def story(world):
     one = await world.operator.create("one", group(1), max_workers=6, inactivity_timeout=30)
     two = await world.operator.create("two", group(2), group(3, weight=0.5), max_workers=4)
-    world.clients.steady(one, rate=1.2, units=150, for_s=250, sigma=0.6)
-    world.clients.steady(two, rate=0.5, units=300, for_s=250)
-    for at_s, victim in ((90, world.scalers[0]), (130, world.provisioners[0]), (170, world.routers[0]), (210, world.scalers[1])):
+    world.clients.steady(one, rate=1.2, units=150, for_s=400, sigma=0.6)
+    world.clients.steady(two, rate=0.5, units=300, for_s=450)
+    for at_s, victim in ((150, world.scalers[0]), (200, world.provisioners[0]), (260, world.routers[0]), (300, world.scalers[1])):
         await world.until(at_s)
         await victim.crash_for(7)
-    await world.until(450)
+    await world.until(700)
 
 
 report = play(
@@ -59,8 +59,7 @@ def test_two_processes_and_two_hash_seeds_tell_the_same_world(keys_dir):
 
     first = told("0", "3")
     assert first == told("4242", "3")
-    _, entries, requests = first.split()
-    assert int(entries) > 300 and int(requests) > 300, "and there is something to tell"
+    assert first != told("0", "4")
 
 
 def broken_by(tell, story, **plan) -> str:
