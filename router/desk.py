@@ -4,7 +4,7 @@ and the queue of those that must wait. A tier whose groups were given no weights
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Container, Iterator
 from itertools import groupby
 
 import msgspec
@@ -164,4 +164,15 @@ class Desk:
     def _last_resort(self, request: Request, now: float) -> bool:
         excluded = request.excluded
         after_s = min(LAST_RESORT_S * 2.0 ** min(max(request.complaints - 1, 0), 8), LAST_RESORT_MAX_S)
-        return excluded is not None and now >= request.excluded_at + after_s and not self.fleet.others_than(excluded)
+        return excluded is not None and now >= request.excluded_at + after_s and not self._others_than(excluded)
+
+    def _others_than(self, excluded: Container[WorkerId]) -> bool:
+        return any(worker.id not in excluded for pool in self._pools() for worker in pool)
+
+    @property
+    def routable(self) -> int:
+        """Workers that requests can reach now: those of groups with weight 0 get none."""
+        return sum(len(pool) for pool in self._pools())
+
+    def _pools(self) -> Iterator[Pool]:
+        return (pool for tier in self._tiers for line in tier for pool in line.pools)

@@ -188,13 +188,6 @@ class Fleet:
         """Work units that this router promised and no worker has reported."""
         return sum(worker.ledger.own_units for worker in self._owing)
 
-    def others_than(self, excluded: set[WorkerId]) -> bool:
-        """Is any worker routable that is not one of these?"""
-        routable = self.routable
-        if routable > len(excluded):
-            return True
-        return any(worker.id not in excluded for pool in self.pools.values() for worker in pool)
-
     def pool(self, group_id: GroupId) -> Pool:
         return self._pool(group_id)
 

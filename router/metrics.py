@@ -56,7 +56,7 @@ class RouterMetrics(Collector):
             oldest = hold.oldest()
             sums["corral_queue_depth"][name] += len(hold)
             sums["corral_held_requests"][name] += hold.present
-            sums["corral_routable_workers"][name] += fleet.routable
+            sums["corral_routable_workers"][name] += desk.routable
             sums["corral_reserved_units"][name] += fleet.reserved_units
             ages[name] = max(ages.get(name, 0.0), now - oldest.waiting_since if oldest is not None else 0.0)
             complaints[name] += sum(fleet.complaints.totals.values())

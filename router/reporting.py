@@ -213,7 +213,7 @@ class Reporter:
                 mark = DemandMark(endpoint_id=desk.id, router=self._bus.name, waiting_since_at=since, cost=desk.hold.units)
                 await bucket.put(subjects.demand_key(desk.id, self._bus.name), msgspec.json.encode(mark), ttl_s=MARK_TTL_S)
                 self._marked[desk.id] = now
-                if marked_at is None and not desk.fleet.routable:
+                if marked_at is None and not desk.routable:
                     await self._tell_waiting(desk, since)
             elif oldest is None and marked_at is not None:
                 await self._unmark(desk.id)

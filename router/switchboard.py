@@ -140,7 +140,7 @@ class Switchboard:
         placement = desk.place(request, now)
         if placement is None:
             if request.phase is not Phase.WAITING:
-                request.cold_start = not desk.fleet.routable
+                request.cold_start = not desk.routable
                 if request.phase is not Phase.ABSENT:
                     request.waiting_since = now
             desk.hold.enter(request, now)

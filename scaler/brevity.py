@@ -16,7 +16,7 @@ import msgspec
 from schemas import codec
 from schemas.events import Action, Decided
 
-from . import replay
+from . import replay, words
 
 _replace = msgspec.structs.replace
 
@@ -46,7 +46,7 @@ def _ever_smaller(event: Decided) -> Iterator[Decided]:
     event = _replace(event, record=_NO_INPUT, state_hash=replay.told_hash(_NO_INPUT))
     yield event
     event = _replace(
-        event, actions=tuple([_replace(action, reason=_cut(action.reason, _SHORT_CHARS)) for action in event.actions])
+        event, actions=tuple([_replace(action, reason=words.cut(action.reason, _SHORT_CHARS)) for action in event.actions])
     )
     yield event
     for most_bytes in (MOST_BYTES, _LEAST_BYTES):
@@ -64,12 +64,8 @@ def _with_room(event: Decided, most_bytes: int) -> Decided:
 
 
 def _sentence(event: Decided, listed: int, acts: int) -> str:
-    return f"{_cut(event.reason, _SENTENCE_CHARS)}; of its {acts} acts {listed} are listed"
+    return f"{words.cut(event.reason, _SENTENCE_CHARS)}; of its {acts} acts {listed} are listed"
 
 
 def _size(action: Action) -> int:
     return len(msgspec.json.encode(action)) + 1
-
-
-def _cut(text: str, chars: int) -> str:
-    return text if len(text) <= chars else text[: chars - 1] + "…"

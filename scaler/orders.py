@@ -7,8 +7,11 @@ from typing import Any
 from schemas.commands import AnyCommand, CreateWorker, DestroyWorker, RebootWorker, StartWorker, StopWorker
 from schemas.records import EndpointRecord
 
-from . import groups
+from . import groups, words
 from .types import EndpointState, WorkerFact
+
+#: The sentence of a decision about many groups is long, and the bus takes commands of 64 KiB. Its event has it whole.
+_REASON_CHARS = 2000
 
 
 def command_for(
@@ -28,7 +31,7 @@ def command_for(
         "epoch": epoch,
         "shard": shard,
         "why": intent.why,
-        "reason": intent.reason,
+        "reason": words.cut(intent.reason, _REASON_CHARS),
         "decision_id": intent.decision_id,
     }
     match intent.op:

@@ -1,4 +1,4 @@
-"""Counts as people say them."""
+"""Counts as people say them, and no more than there is room for."""
 
 from __future__ import annotations
 
@@ -16,3 +16,8 @@ def are_here(count: int) -> str:
 def slots(count: int) -> str:
     """1 slot, 3 slots."""
     return "1 slot" if count == 1 else f"{count} slots"
+
+
+def cut(text: str, chars: int) -> str:
+    """At most so many characters of it."""
+    return text if len(text) <= chars else text[: chars - 1] + "…"

@@ -172,6 +172,10 @@ MAX_OVERRIDE_S = 30 * 86400.0
 
 MAX_TIER = 1000
 
+#: A command to create a worker carries both of these, and the bus takes commands of 64 KiB.
+MAX_TEMPLATE_BYTES = 40 * 1024
+MAX_QUERY_CHARS = 4096
+
 #: People bring these machines; they are never bought, stopped or destroyed here.
 UNMANAGED_PROVIDERS = frozenset({"external"})
 
@@ -203,6 +207,14 @@ class Template(Record, frozen=True, kw_only=True):
         for name in ("gpus", "disk_gb", "slots"):
             if not 0 <= getattr(self, name) < float("inf"):
                 found[name] = "must be a finite number of at least 0"
+        size = len(msgspec.json.encode(self))
+        if size > MAX_TEMPLATE_BYTES:
+            largest = max(("command", "env", "image", "cwd"), key=lambda name: len(msgspec.json.encode(getattr(self, name))))
+            found.setdefault(
+                largest,
+                f"makes the template {size} bytes long, and {MAX_TEMPLATE_BYTES} is the limit: put what is large into a file or an "
+                "image, and name it here",
+            )
         return found
 
 
@@ -236,6 +248,9 @@ class WorkerGroup(Record, frozen=True, kw_only=True):
             for name in ("weight", "gpu_ram", "price_cap_usd_per_hour", "usd_per_hour", "expected_perf", "overflow_queue_s")
             if (value := getattr(self, name)) is not None and not 0 <= value < float("inf")
         }
+        for name in ("search_params", "launch_args"):
+            if len(getattr(self, name)) > MAX_QUERY_CHARS:
+                found[name] = f"has {len(getattr(self, name))} characters, and {MAX_QUERY_CHARS} is the limit"
         if not 0 <= self.tier <= MAX_TIER:
             found["tier"] = f"must be from 0 to {MAX_TIER}"
         if self.max_workers is not None and not 0 <= self.max_workers <= MAX_WORKERS_LIMIT:

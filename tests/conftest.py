@@ -77,6 +77,26 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.skip(reason="make test-long runs it"))
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """What the worlds of `tests/sim` cost, whichever process played them."""
+    ended = [report for reports in terminalreporter.stats.values() for report in reports if isinstance(report, pytest.TestReport)]
+    told = [
+        (report.nodeid, *figures)
+        for report in ended
+        if report.when == "call"
+        for name, figures in report.user_properties
+        if name == "world"
+    ]
+    if not told:
+        return
+    hours, requests, cpu_s = (sum(world[n] for world in told) for n in (1, 2, 4))
+    terminalreporter.write_line(f"worlds: {hours:.1f} simulated hours with {requests} requests in {cpu_s:.1f} s of one core")
+    if terminalreporter.verbosity > 0:
+        for name, hours, requests, decisions, cpu_s in sorted(told, key=lambda world: -world[4]):
+            text = f"  {cpu_s:6.2f} s {hours:7.2f} h {requests:6d} requests {decisions:5d} decisions  {name}"
+            terminalreporter.write_line(text)
+
+
 class TestServer(EmbeddedServer):
     """An embedded server that also hands out credentials."""
 

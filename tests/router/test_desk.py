@@ -67,6 +67,23 @@ def test_when_only_excluded_workers_are_left_one_is_tried_again_after_a_while():
     assert [placement.worker.id for placement in got] == ["w1"]
 
 
+def test_workers_of_groups_with_weight_0_are_no_others_to_wait_for():
+    board = Board({}, {"weight": 0.0})
+    board.add(1), board.add(2, group=2), board.add(3, group=2)
+    assert board.the.routable == 1
+    request, got = board.held(exclude_workers=("w1",))
+    assert waiting.why(board.the, request, 0.0).reason == "excluded"
+    board.later(LAST_RESORT_S)
+    assert [placement.worker.id for placement in got] == ["w1"]
+
+
+def test_who_comes_while_only_weight_0_is_ready_waits_for_a_start():
+    board = Board({}, {"weight": 0.0})
+    board.add(1, group=2)
+    request, _ = board.held()
+    assert request.cold_start
+
+
 def test_a_request_kept_back_by_its_own_exclusions_does_not_block_the_next():
     board = Board()
     board.add(1, perf=1.0), board.add(2, perf=1.0)

@@ -1,10 +1,21 @@
 """What an endpoint's parts ask of each other."""
 
+import msgspec
 import pytest
 
-from schemas import whole
-from schemas.ids import GroupId
-from schemas.records import Override, ScalingSettings, Schedule, Template, WorkerGroup
+from runtime import topology
+from schemas import codec, subjects, whole
+from schemas.commands import CreateWorker
+from schemas.ids import CommandId, EndpointId, GroupId, WorkerId
+from schemas.records import (
+    MAX_QUERY_CHARS,
+    MAX_TEMPLATE_BYTES,
+    Override,
+    ScalingSettings,
+    Schedule,
+    Template,
+    WorkerGroup,
+)
 from schemas.states import EndpointState
 
 TEMPLATE = Template(name="t", command=("serve",))
@@ -110,10 +121,35 @@ def test_a_price_above_the_groups_own_cap():
         ({"disk_gb": float("nan")}, "disk_gb"),
         ({"command": ()}, "command"),
         ({"name": "a b"}, "name"),
+        ({"env": {"PROMPT": "x" * MAX_TEMPLATE_BYTES}}, "env"),
+        ({"command": ("serve", "x" * MAX_TEMPLATE_BYTES)}, "command"),
     ],
 )
 def test_a_template_that_cannot_be(fields, wrong):
     assert list(Template(**{"name": "t", "command": ("x",), **fields}).problems()) == [wrong]
+
+
+def test_the_largest_template_and_query_still_make_a_command_that_the_bus_takes():
+    """In characters that take the most bytes, and with everything else that a command may say."""
+    room = MAX_TEMPLATE_BYTES - len(codec.encode(Template(name="t", command=("",))))
+    template = Template(name="t", command=("x" * room,))
+    (group,) = groups({"search_params": "\N{EARTH GLOBE EUROPE-AFRICA}" * MAX_QUERY_CHARS})
+    assert template.problems() == {} == group.problems()
+    assert list(Template(name="t", command=("x" * (room + 1),)).problems()) == ["command"]
+    assert list(msgspec.structs.replace(group, search_params=group.search_params + "x").problems()) == ["search_params"]
+    create = CreateWorker(
+        command_id=CommandId("c" * 40),
+        endpoint_id=EndpointId(1),
+        worker_id=WorkerId("w" * 40),
+        issued_at=1.0,
+        deadline_at=2.0,
+        template=template,
+        search_params=group.search_params,
+        avoid_hosts=tuple(f"{n:03}" + "h" * 60 for n in range(32)),
+        reason="s" * 2000,
+    )
+    (commands,) = [stream for stream in topology.streams(1) if stream.name == subjects.STREAM_COMMANDS]
+    assert len(codec.encode(create)) < commands.max_msg_size
 
 
 def test_a_template_that_can_be():
