@@ -44,8 +44,8 @@ def want(scene: Scene) -> Want:
     usual = _usual(scene)
     if usual is None:
         return reactive.want(scene)
-    mind = _mind(scene, usual)
-    seen = _seen(scene, usual, mind)
+    mind, was_ahead = _mind(scene, usual)
+    seen = _seen(scene, usual, mind, was_ahead=was_ahead)
     wished = mind.hot
     opinion, mind = step(mind, seen, used_up=True)
     if 0 < opinion.hot <= seen.least:
@@ -89,8 +89,8 @@ def _usual(scene: Scene) -> _Usual | None:
     )
 
 
-def _mind(scene: Scene, usual: _Usual) -> Memory:
-    """What the engine remembers, as of now."""
+def _mind(scene: Scene, usual: _Usual) -> tuple[Memory, bool]:
+    """What the engine remembers, as of now; and whether it was by a clock ahead of ours, so that nobody knows how long ago it looked."""
     state, now, hot = scene.state, scene.now, len(scene.roster.hot)
     mind = memory.unpack(state.engine, DEFAULT) if state.engine else None
     was_guessed = mind is not None and mind.slots == 1 < usual.slots  # nobody had been ready yet, so nothing was learned either
@@ -101,27 +101,29 @@ def _mind(scene: Scene, usual: _Usual) -> Memory:
         mind = memory.fresh(DEFAULT, begin_s, hot, usual.lead_s, slots=usual.slots, caution_hot=caution_hot)
         # What is cold was kept because it would be wanted again, so it ages from now on as if it had been used just now.
         pool.use(mind, hot + len(scene.roster.kept_cold), begin_s, scene.settings.max_workers, DEFAULT)
-        return mind
-    if 0 < state.demand.fresh.since_at < mind.at_s or mind.at_s >= now:
-        # The clock of the leader before us was ahead, and `skew` has moved all but this.
-        mind = leap.along(mind, now - _away_s(scene, mind) - mind.at_s)
+        return mind, False
+    was_ahead = 0 < state.demand.fresh.since_at < mind.at_s or mind.at_s >= now
+    if was_ahead:
+        mind = leap.along(mind, now - scene.policy.tick_s - mind.at_s)  # `skew` has moved all but this
     mind = memory.reslotted(mind, usual.slots)
     if not mind.lead_s / _SAME_LEAD <= usual.lead_s <= mind.lead_s * _SAME_LEAD:
-        return memory.restaged(mind, usual.lead_s)
-    return mind
+        mind = memory.restaged(mind, usual.lead_s)
+    return mind, was_ahead
 
 
-def _away_s(scene: Scene, mind: Memory) -> float:
-    """How long ago it looked, where no clock can say: so many requests take that long to come at the pace of before. Taken for less,
-    they would look like a burst.
+def _at_the_pace_of_before(arrivals: tuple[Arrivals, ...], mind: Memory, dt_s: float) -> tuple[Arrivals, ...]:
+    """What came while nobody led, where no clock says for how long: for so long as that much work takes to come at the pace of before,
+    and this is what of it came in the last `dt_s`. All of it would look like a burst. More work never makes it less.
     """
-    tick_s, flow, each_s = scene.policy.tick_s, float(mind.flows[-1]), min(mind.service_mean_s, mind.lead_s)
-    if flow <= 0 or each_s <= 0:
-        return tick_s
-    return min(max(scene.state.demand.fresh.arrivals * each_s / flow, tick_s), _LONGEST_AWAY_S)
+    flow = float(mind.flows[-1])
+    work = sum([group.count * min(group.service_s, mind.lead_s) for group in arrivals])
+    if flow <= 0 or work <= flow * dt_s:
+        return arrivals
+    share = dt_s / min(work / flow, max(_LONGEST_AWAY_S, dt_s))
+    return tuple([Arrivals(group.count * share, group.service_s) for group in arrivals])
 
 
-def _seen(scene: Scene, usual: _Usual, mind: Memory) -> Seen:
+def _seen(scene: Scene, usual: _Usual, mind: Memory, *, was_ahead: bool) -> Seen:
     now, here, fresh = scene.now, scene.here, scene.state.demand.fresh
     dt_s = now - mind.at_s
     heard_s = now - fresh.since_at if 0 < fresh.since_at < now else dt_s  # the same, but where the memory had to be moved
@@ -135,9 +137,10 @@ def _seen(scene: Scene, usual: _Usual, mind: Memory) -> Seen:
         served = believed.served(fresh.served_units, workers, dt_s)
         worth.remember(mind, believed.routed(fresh, before_s), served, fresh.busy_workers_s, dt_s, DEFAULT)
     per_unit_s = worth.service_s_per_unit(mind, usual.perf, usual.slots, in_hand, DEFAULT)
+    arrivals = _all_here(scene, per_unit_s) if is_new else believed.arrivals(fresh, per_unit_s)
     return Seen(
         at_s=now,
-        arrivals=_all_here(scene, per_unit_s) if is_new else believed.arrivals(fresh, per_unit_s),
+        arrivals=_at_the_pace_of_before(arrivals, mind, dt_s) if was_ahead else arrivals,
         present=float(here.requests) if is_new else fresh.present_s / heard_s,
         costs_known=is_complete and (mind.routed_units > 0 or not mind.busy_s),
         waiting=here.waiting + here.queued,

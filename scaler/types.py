@@ -313,7 +313,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     """The scaler's own constants, equal for all endpoints (what users set per endpoint is ScalingSettings)."""
 
     name: str = "ensemble"  #: which demand engine (`decide.ENGINES`)
-    version: int = 4  #: grows whenever equal input may give another decision, the engine's constants included
+    version: int = 5  #: grows whenever equal input may give another decision, the engine's constants included
     mode: Literal["active", "advisory"] = "active"  #: advisory: decisions are recorded, nothing is done
     installation: str = ""  #: salts worker ids, so two installations at one provider never share one
     tick_s: float = 2.0  #: how often each endpoint is looked at

@@ -39,7 +39,7 @@ _names = itertools.count()
 hypothesis.settings.register_profile(
     "busy",
     deadline=None,
-    max_examples=int(os.environ.get("CORRAL_EXAMPLES", "30")),
+    max_examples=int(os.environ.get("CORRAL_EXAMPLES", "100")),
     suppress_health_check=[hypothesis.HealthCheck.too_slow],
 )
 hypothesis.settings.load_profile("busy")

@@ -37,7 +37,6 @@ def test_the_first_request_wakes_one_worker_at_once_and_says_so():
     assert [a.op for a in first.actions] == ["create"]
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("util", [0.5, 0.9])
 def test_load_is_met_and_left_again(util):
     story = told(create_s=20, start_s=10, step_s=2.0, target_util=util)
@@ -71,7 +70,6 @@ def test_constant_load_never_flaps_in_a_day(per_step, service_s, slots, util):
     never_flaps(with_load(load_slots, service_s, slots, util, step_s=30.0), 7200, 86_400)
 
 
-@pytest.mark.long
 @pytest.mark.parametrize(
     ("load_slots", "service_s", "slots", "util", "step_s"),
     [

@@ -1,7 +1,5 @@
 """The scaler's day, told in virtual time over the pure core."""
 
-import pytest
-
 from scaler import observations
 from scaler.types import Policy, Telemetry
 from schemas.reasons import Cause, Why
@@ -307,7 +305,6 @@ def test_while_frozen_deaf_or_warming_nothing_is_decided():
         assert story.ready == before, "and afterwards all goes on"
 
 
-@pytest.mark.long
 def test_an_explicit_cold_pool_does_not_churn_with_the_load():
     # Taken literally, cold_mult buys and destroys with every breath of the load.
     import random

@@ -65,7 +65,6 @@ def test_the_provisioner_is_killed_in_the_middle_of_every_third_create(tell):
     assert seen["creates"] == 24, "three for each of eight endpoints, none twice"
 
 
-@pytest.mark.long
 def test_two_provisioners_are_killed_in_turns_while_the_market_is_busy(tell):
     seen = {}
 
@@ -186,7 +185,6 @@ def test_a_router_dies_and_another_and_nobody_is_lost(tell):
     assert seen["crowd"].ended == {"answered": report.requests}
 
 
-@pytest.mark.long
 def test_a_router_is_cut_off_for_five_minutes_under_load(tell):
     """It goes on routing by its last view, unseen: nobody takes that for clients that left, and no return for a burst."""
     seen = {}
@@ -210,7 +208,6 @@ def test_a_router_is_cut_off_for_five_minutes_under_load(tell):
     assert seen["crowd"].share_within(5) > 0.95
 
 
-@pytest.mark.long
 def test_everything_at_once(tell):
     """Bad weather, a busy market, bad machines, and every few minutes somebody is killed."""
     seen = {}

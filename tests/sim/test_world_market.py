@@ -177,7 +177,6 @@ def test_nothing_on_offer_is_no_fault_of_the_template(tell):
     assert seen["crowd"].ended["answered"] > 0
 
 
-@pytest.mark.long
 def test_the_market_is_down_for_twenty_minutes_and_nobody_is_harmed(tell):
     seen = {}
 
