@@ -25,6 +25,8 @@ from .reservations import PROMISE_TTL_S, Ledger
 SUSPECT_AFTER_S = 3.5
 #: Silence after which no more tickets are given out for it.
 LOST_AFTER_S = 10.0
+#: So late the words of a process that ended may still come.
+LAST_WORDS_S = 5.0
 
 #: A heartbeat's, and the longest that is believed.
 USUAL_INTERVAL_S = 1.0
@@ -156,8 +158,8 @@ def fold_pulse(worker: Worker, pulse: Pulse, heard_at: float) -> bool:
                 return False
             arrived = pulse.requests_total + pulse.rejected_total - last.requests_total - last.rejected_total
             worker.ledger.cover(arrived)
-        elif pulse.sent_at < last.sent_at:
-            return False
+        elif pulse.sent_at < last.sent_at and heard_at <= worker.heard_at + LAST_WORDS_S:
+            return False  # of the process before; from one that is silent for long this is no more than a clock that was set back
         else:
             worker.ledger.clear()
     # A kept promise that no report counts was broken by the client; waiting longer would only keep the worker idle.

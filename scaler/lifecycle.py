@@ -188,12 +188,14 @@ def at_rest(fact: WorkerFact) -> WorkerFact:
 
 
 def hears(fact: WorkerFact, beat: Heartbeat, at: float) -> bool:
-    """Whether this heartbeat is news: not older than the last one, and not the last words of a process that ended."""
+    """Whether this heartbeat is news: not older than the last one, and not the last words of a process that ended. Of another process
+    the machine's clock tells it, unless that was set back between the two: then it is news once the one before is silent.
+    """
     if beat.boot == fact.old_boot and beat.boot != "":
         return fact.instance_state == "running" and at > fact.instance_at + _LAST_WORDS_S
     if beat.boot == fact.boot:
         return beat.seq > fact.seq
-    return beat.sent_at >= fact.beat_sent_at
+    return beat.sent_at >= fact.beat_sent_at or fact.beat_at is None or at > fact.beat_at + _LAST_WORDS_S
 
 
 def with_heartbeat(fact: WorkerFact, beat: Heartbeat, at: float) -> WorkerFact:

@@ -181,7 +181,7 @@ UNMANAGED_PROVIDERS = frozenset({"external"})
 
 
 class Template(Record, frozen=True, kw_only=True):
-    """What runs on a worker. Frozen into the group that uses it, so a revision is reproducible."""
+    """What runs on a worker. Frozen into the group that uses it, so a revision is reproducible. No more than 40 KiB in all."""
 
     name: str  #: letters, digits, _ and -
     command: tuple[str, ...] = ()  #: argv; {WORKER_PORT} and the like are expanded from the worker's environment

@@ -54,6 +54,14 @@ def test_repeats_and_stragglers_change_nothing():
     assert worker.inflight == 1
 
 
+def test_a_machine_whose_clock_was_set_back_while_it_restarted_is_heard():
+    worker = Worker(record(1))
+    assert fold_pulse(worker, pulse(1, boot="b1", sent_at=5000.0, inflight=3), 10.0)
+    assert not fold_pulse(worker, pulse(1, boot="b2", sent_at=1.0), 11.0), "it may be a straggler"
+    assert fold_pulse(worker, pulse(1, boot="b2", sent_at=6.0), 16.0), "the other one has fallen silent"
+    assert worker.inflight == 0
+
+
 def test_a_report_covers_promises_by_what_arrived_there_also_when_it_was_refused():
     worker = Worker(record(1))
     fold_pulse(worker, pulse(1, requests_total=10, rejected_total=1), 10.0)

@@ -255,6 +255,15 @@ def test_old_and_repeated_heartbeats_are_dropped():
     assert lifecycle.hears(fact, beat(seq=6), T0)
 
 
+def test_a_machine_whose_clock_was_set_back_while_it_restarted_is_heard():
+    fact = lifecycle.with_heartbeat(worker(instance_state="running"), beat(seq=5000), T0)
+    assert not lifecycle.hears(fact, beat(boot="b2", seq=1), T0 + 1), "it may be a straggler"
+    assert lifecycle.hears(fact, beat(boot="b2", seq=6), T0 + 6), "the other one has fallen silent"
+    down = lifecycle.with_instance(fact, instance("stopping", state_at=T0 + 1), T0 + 1)
+    up = lifecycle.with_instance(down, instance("running", state_at=T0 + 2), T0 + 2)
+    assert lifecycle.hears(up, beat(boot="b2", seq=1), T0 + 2), "we know that the other one has ended"
+
+
 def test_what_a_router_repeats_is_as_old_as_it_says():
     fact = lifecycle.with_heartbeat(worker(instance_state="running"), beat(seq=5, via="r1", age_s=7.0), T0)
     assert fact.beat_at == T0 - 7
