@@ -96,7 +96,9 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     search_params: str = ""  #: Vast's query string; which hardware
     gpu_ram_gb: float | None = None
     price_cap_usd_per_hour: float | None = None
-    avoid_hosts: tuple[str, ...] = ()  #: by the names that machines carry in `host`
+    avoid_hosts: tuple[
+        str, ...
+    ] = ()  #: by the names that machines carry in `host`; where there is nothing else, say NO_OFFER and they are given free
 
 
 class Offer(msgspec.Struct, frozen=True, kw_only=True):

@@ -60,7 +60,7 @@ def blamed(state: EndpointState, worker: WorkerFact, failure: Failure, at: float
         return state
     cost_usd = worker.usd_per_hour * max(0.0, at - worker.launched_at) * _COST_PER_S
     phase = failure.phase or Phase.RENT
-    state = _learned(state, worker, learning.start_failed(memory, failure, phase, cost_usd, at, policy))
+    state = _learned(state, worker, learning.start_failed(memory, failure, phase, cost_usd, at, policy, host=worker.host))
     if worker.host:
         elsewhere = learning.works_elsewhere(memory, state.hosts, worker.host, at)
         host = learning.host_failed(state.hosts.get(worker.host), at, policy, template_works=elsewhere)

@@ -197,5 +197,5 @@ def _action(state: EndpointState, policy: Policy, now: float, generation: int, s
         command_id=command,
         revision=draft.revision,
         then=draft.then,
-        avoid_hosts=groups.quarantined(state, now) if draft.op == "create" else (),
+        avoid_hosts=groups.avoided(state, draft.group_id, now) if draft.op == "create" else (),
     )

@@ -154,6 +154,17 @@ def full(here: Standing, created: int) -> Closed | None:
     return Closed(Why.MAX_WORKERS, f"{here.name}: its max_workers allows {most}")
 
 
+def avoided(state: EndpointState, group_id: GroupId, now: float) -> tuple[str, ...]:
+    """Hosts where a provider that has others should put no new worker of this group: the quarantined, and those where a start of it failed
+    last, so that the next one tells whether that was the host or the template. Once the market had nothing else they are taken as well.
+    """
+    shut, known = quarantined(state, now), state.groups.get(group_id)
+    if known is None or known.missed_in_row:
+        return shut
+    suspects = [name for name in known.failed_hosts if name in state.hosts and name not in shut]
+    return (*shut, *sorted(suspects[-(_MOST_AVOIDED - len(shut)) :])) if len(shut) < _MOST_AVOIDED else shut
+
+
 def quarantined(state: EndpointState, now: float) -> tuple[str, ...]:
     """Hosts where nothing should be started now, by name. Of more than a command has room for, the newest quarantines."""
     if not state.hosts:

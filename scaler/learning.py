@@ -30,6 +30,7 @@ _REFUSALS = frozenset({Cause.NO_OFFER, Cause.PRICE_CAP, Cause.BUDGET})
 
 _KEPT_BOOTS = 16
 _GOOD_HOSTS = 2  #: of one that fails, the other is elsewhere
+_FAILED_HOSTS = 8  #: that are remembered by name
 _DECAY = 0.9  #: each start weighs this much of the one after it
 _PERF_WEIGHT = 0.3  #: of a new benchmark in the group's smoothed perf
 
@@ -57,8 +58,10 @@ def memory_of(state: EndpointState, group_id: GroupId, revision: int) -> GroupMe
     return known
 
 
-def start_failed(memory: GroupMemory, failure: Failure, phase: Phase, cost_usd: float, at: float, policy: Policy) -> GroupMemory:
-    """The memory after one more failed start."""
+def start_failed(
+    memory: GroupMemory, failure: Failure, phase: Phase, cost_usd: float, at: float, policy: Policy, *, host: str = ""
+) -> GroupMemory:
+    """The memory after one more failed start. `host`: where; "": nowhere yet, or nobody knows."""
     market = _is_the_markets(failure.cause, phase)
     in_row = memory.failed_in_row + (0 if market else 1)
     missed = memory.missed_in_row + (1 if market else 0)
@@ -78,9 +81,14 @@ def start_failed(memory: GroupMemory, failure: Failure, phase: Phase, cost_usd: 
         failed_cost_usd=cost_usd,
         missed_in_row=missed,
         backoff_until_at=max(memory.backoff_until_at, at + wait_s),
+        failed_hosts=memory.failed_hosts if market or not host else (*_without(memory.failed_hosts, host), host)[-_FAILED_HOSTS:],
         breaker=breaker,
         **_counted(memory, failed=failure.cause not in _REFUSALS),
     )
+
+
+def _without(hosts: tuple[str, ...], host: str) -> tuple[str, ...]:
+    return tuple(name for name in hosts if name != host)
 
 
 def _is_the_markets(cause: Cause, phase: Phase) -> bool:
@@ -105,10 +113,17 @@ def became_ready(memory: GroupMemory, worker: WorkerFact, at: float) -> GroupMem
     if worker.perf > 0:
         perf = worker.perf if perf <= 0 else perf + _PERF_WEIGHT * (worker.perf - perf)
     slots = worker.slots or memory.slots
-    others = tuple(name for name in memory.good_hosts if name != worker.host)
+    others = _without(memory.good_hosts, worker.host)
     good_hosts = (*others, worker.host)[-_GOOD_HOSTS:] if worker.host else others
     return _replace(
-        memory, ready_seen=True, good_hosts=good_hosts, perf=perf, slots=slots, usd_per_hour=worker.usd_per_hour, **kept
+        memory,
+        ready_seen=True,
+        good_hosts=good_hosts,
+        failed_hosts=_without(memory.failed_hosts, worker.host),
+        perf=perf,
+        slots=slots,
+        usd_per_hour=worker.usd_per_hour,
+        **kept,
     )
 
 
@@ -130,7 +145,9 @@ def start_proven(memory: GroupMemory) -> GroupMemory:
 
 def breaker_reset(memory: GroupMemory) -> GroupMemory:
     """The memory after a person said: try again."""
-    return _replace(memory, breaker=None, failed_in_row=0, failed_cost_usd=0.0, missed_in_row=0, backoff_until_at=0.0)
+    return _replace(
+        memory, breaker=None, failed_in_row=0, failed_cost_usd=0.0, missed_in_row=0, backoff_until_at=0.0, failed_hosts=()
+    )
 
 
 def failure_rate(memory: GroupMemory) -> float:

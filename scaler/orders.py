@@ -48,7 +48,7 @@ def command_for(
                 search_params=group.search_params,
                 gpu_ram=group.gpu_ram,
                 price_cap_usd_per_hour=group.price_cap_usd_per_hour,
-                avoid_hosts=groups.quarantined(state, intent.issued_at),
+                avoid_hosts=groups.avoided(state, worker.group_id, intent.issued_at),
             )
         case "start":
             return StartWorker(**about)

@@ -39,7 +39,9 @@ class CreateWorker(Command, frozen=True, kw_only=True, tag="create"):
     search_params: str = ""
     gpu_ram: float | None = None
     price_cap_usd_per_hour: float | None = None
-    avoid_hosts: tuple[str, ...] = ()  #: where starts of this endpoint failed lately while they succeed elsewhere
+    avoid_hosts: tuple[
+        str, ...
+    ] = ()  #: where starts of this endpoint failed lately; a provider that has no others may say no_offer
 
 
 class StartWorker(Command, frozen=True, kw_only=True, tag="start"):

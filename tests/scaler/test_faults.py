@@ -123,6 +123,41 @@ def test_a_host_that_fails_two_groups_is_left_alone_by_all_of_them():
     assert bought and all(a.avoid_hosts == ("bad",) for a in bought)
 
 
+def test_after_a_failed_start_the_next_one_is_put_elsewhere():
+    """Whoever rents the cheapest gets the same host again: three starts there would tell nothing about the template."""
+    story = Story(create_s=20, min_load=90)
+    story.host, story.fails[G1] = "bad", OOM
+    story.until(10)
+    story.host = ""
+    del story.fails[G1]
+    story.until(200)
+    assert story.ready == 1
+    tries = [a.avoid_hosts for d in story.decisions for a in d.actions if a.op == "create"]
+    assert tries[0] == () and set(tries[1:]) == {("bad",)}
+    story.sets(min_load=190).until(400)
+    later = [a.avoid_hosts for d in story.decisions for a in d.actions if a.op == "create"][len(tries) :]
+    assert later == [("bad",)], "what failed there is remembered for a day"
+
+
+def test_where_there_is_no_other_host_the_one_that_failed_is_taken_again():
+    from scaler import groups
+    from scaler.types import GroupMemory, HostMemory
+
+    story = one_hot()
+    memory = GroupMemory(failed_in_row=1, failed_hosts=("bad",))
+    story.state = msgspec.structs.replace(
+        story.state, groups={G1: memory}, hosts={"bad": HostMemory(failures=1, failed_at=story.now)}
+    )
+    assert groups.avoided(story.state, G1, story.now) == ("bad",)
+    refused = msgspec.structs.replace(memory, missed_in_row=1)
+    assert groups.avoided(msgspec.structs.replace(story.state, groups={G1: refused}), G1, story.now) == ()
+    forgotten = msgspec.structs.replace(story.state, hosts={})
+    assert groups.avoided(forgotten, G1, story.now) == ()
+    many = {f"h{n:02}": HostMemory(failures=2, quarantined_until_at=story.now + n + 1) for n in range(40)}
+    full = groups.avoided(msgspec.structs.replace(story.state, hosts={**story.state.hosts, **many}), G1, story.now)
+    assert full == tuple(sorted(many))[8:], "the newest quarantines fill the command"
+
+
 def test_who_has_one_host_only_keeps_it_whatever_fails_there():
     """All machines of a provider on one computer share its name: shut out, nothing could start for an hour."""
     story = Story(create_s=20, start_s=10, min_load=90, max_workers=1, inactivity_timeout=0)

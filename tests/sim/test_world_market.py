@@ -64,6 +64,21 @@ def test_one_bad_host_is_left_alone(tell):
     assert seen["creates"] <= 7 + 2 + 1
 
 
+def test_one_bad_host_that_is_offered_first_is_not_taken_for_a_bad_template(tell):
+    """The template never ran before."""
+    seen = {}
+
+    async def story(world):
+        world.market.bad_hosts.add("host-0")
+        chat = await world.operator.create("chat", group(), max_workers=8, min_load=90)
+        await world.eventually(lambda: world.count(chat) == 1, 600, "one is ready elsewhere")
+        seen.update(creates=world.market.creates, halts=world.inspector.of(events.GroupHalted))
+
+    tell(story, kinds=(Kind(create_s=40, per_host=2),))
+    assert seen["creates"] == 2
+    assert seen["halts"] == []
+
+
 def test_preempted_with_notice_it_is_replaced_first(tell):
     """skypilot-org/skypilot 5371, dstack 1078 (pain 56): want reaction to interruption notices.
 
