@@ -10,7 +10,7 @@ from schemas.states import COMING, WorkerState
 
 from . import learning, lifecycle, phases, traffic
 from .roster import put, without
-from .types import EndpointState, GroupMemory, Policy, Telemetry, WorkerFact
+from .types import EndpointState, GroupMemory, HostMemory, Policy, Telemetry, WorkerFact
 
 _replace = msgspec.structs.replace
 
@@ -30,11 +30,23 @@ def moved(state: EndpointState, before: WorkerFact, after: WorkerFact, at: float
     if after.state is WorkerState.READY and before.ready_at is None and after.revision >= _memory(state, after).revision:
         return _learned(state, after, learning.became_ready(_memory(state, after), after, at))
     failed = after.state is WorkerState.ERROR and before.state not in (WorkerState.ERROR, WorkerState.DESTROYING)
-    if failed and not (after.proven or after.blamed):
+    if failed and after.proven:
+        return _distrusted(state, after, at)
+    if failed and not after.blamed:
         failure = after.failure or Failure(cause=Cause.START_CRASH, message="it failed without a word", at=at)
         phase = failure.phase or lifecycle.phase_of(before.state)
         return blamed(state, after, _replace(failure, phase=phase), at, policy)
     return state
+
+
+def _distrusted(state: EndpointState, worker: WorkerFact, at: float) -> EndpointState:
+    """The state after a worker failed that had served: nobody knows whose fault it was, so whoever replaces it goes elsewhere."""
+    memory = _memory(state, worker)
+    if not worker.host or worker.revision < memory.revision:
+        return state
+    host = _replace(state.hosts.get(worker.host, HostMemory()), failed_at=at)
+    state = _replace(state, hosts={**state.hosts, worker.host: host})
+    return _learned(state, worker, learning.failed_on(memory, worker.host))
 
 
 def _paced(state: EndpointState, before: WorkerFact, after: WorkerFact, at: float) -> EndpointState:

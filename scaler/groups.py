@@ -155,8 +155,8 @@ def full(here: Standing, created: int) -> Closed | None:
 
 
 def avoided(state: EndpointState, group_id: GroupId, now: float) -> tuple[str, ...]:
-    """Hosts where a provider that has others should put no new worker of this group: the quarantined, and those where a start of it failed
-    last, so that the next one tells whether that was the host or the template. Once the market had nothing else they are taken as well.
+    """Hosts where a provider that has others should put no new worker of this group: the quarantined, and those where a worker of it
+    failed last, so that the next one tells whether that was the host or the template. Once the market had nothing else they are taken as well.
     """
     shut, known = quarantined(state, now), state.groups.get(group_id)
     if known is None or known.missed_in_row:

@@ -81,10 +81,17 @@ def start_failed(
         failed_cost_usd=cost_usd,
         missed_in_row=missed,
         backoff_until_at=max(memory.backoff_until_at, at + wait_s),
-        failed_hosts=memory.failed_hosts if market or not host else (*_without(memory.failed_hosts, host), host)[-_FAILED_HOSTS:],
+        failed_hosts=memory.failed_hosts if market else failed_on(memory, host).failed_hosts,
         breaker=breaker,
         **_counted(memory, failed=failure.cause not in _REFUSALS),
     )
+
+
+def failed_on(memory: GroupMemory, host: str) -> GroupMemory:
+    """The memory after a worker failed there. "": nobody knows where."""
+    if not host:
+        return memory
+    return _replace(memory, failed_hosts=(*_without(memory.failed_hosts, host), host)[-_FAILED_HOSTS:])
 
 
 def _without(hosts: tuple[str, ...], host: str) -> tuple[str, ...]:

@@ -221,7 +221,7 @@ class GroupMemory(Value, frozen=True, kw_only=True):
     starts_failed: float = 0.0
     ready_seen: bool = False  #: a worker of this revision became ready
     good_hosts: tuple[str, ...] = ()  #: the last two where a worker of this revision became ready
-    failed_hosts: tuple[str, ...] = ()  #: the last few where a start of this revision failed, and none was ready since
+    failed_hosts: tuple[str, ...] = ()  #: the last few where a worker of this revision failed, and none was ready since
     boot_new_s: tuple[float, ...] = ()  #: last creations, from command to ready
     boot_cold_s: tuple[float, ...] = ()  #: last starts from cold
     perf: float = 0.0  #: units per second of one worker, smoothed over benchmarks; 0: none yet

@@ -139,6 +139,17 @@ def test_after_a_failed_start_the_next_one_is_put_elsewhere():
     assert later == [("bad",)], "what failed there is remembered for a day"
 
 
+def test_who_replaces_a_worker_that_failed_while_it_served_goes_elsewhere():
+    story = one_hot(policy=Policy(reboots_per_worker=0))
+    worker = only(story)
+    host = story.machines[worker].host
+    story.breaks(worker)
+    story.until(900)
+    assert story.ready == 1 and only(story) != worker
+    tries = [a.avoid_hosts for d in story.decisions for a in d.actions if a.op == "create"]
+    assert tries == [(), (host,)]
+
+
 def test_where_there_is_no_other_host_the_one_that_failed_is_taken_again():
     from scaler import groups
     from scaler.types import GroupMemory, HostMemory
