@@ -96,9 +96,9 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     search_params: str = ""  #: Vast's query string; which hardware
     gpu_ram_gb: float | None = None
     price_cap_usd_per_hour: float | None = None
-    avoid_hosts: tuple[
-        str, ...
-    ] = ()  #: by the names that machines carry in `host`; where there is nothing else, say NO_OFFER and they are given free
+    #: By the names that machines carry in `host`. Where there is nothing else, say NO_OFFER: the next order leaves out what is no more than
+    #: suspected.
+    avoid_hosts: tuple[str, ...] = ()
 
 
 class Offer(msgspec.Struct, frozen=True, kw_only=True):

@@ -73,9 +73,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     # its part of the traffic
     traffic_share: float | None  #: of the requests its tier accepted
     weight_share: float | None  #: of its tier's weights, as they are now
-    weights_changed_at: (
-        float | None
-    )  #: unix s; they were others until then, within the time that is looked at. None: they were not
+    weights_changed_at: float | None  #: unix s; until then, within what is looked at, they were others. None: they were not
     # this router's own
     routed: int
     rerouted: int  #: tickets for requests that came back from a worker

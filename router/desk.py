@@ -164,9 +164,10 @@ class Desk:
     def _last_resort(self, request: Request, now: float) -> bool:
         excluded = request.excluded
         after_s = min(LAST_RESORT_S * 2.0 ** min(max(request.complaints - 1, 0), 8), LAST_RESORT_MAX_S)
-        return excluded is not None and now >= request.excluded_at + after_s and not self._others_than(excluded)
+        return excluded is not None and now >= request.excluded_at + after_s and not self.others_than(excluded)
 
-    def _others_than(self, excluded: Container[WorkerId]) -> bool:
+    def others_than(self, excluded: Container[WorkerId]) -> bool:
+        """Is any worker routable that is not one of these?"""
         return any(worker.id not in excluded for pool in self._pools() for worker in pool)
 
     @property

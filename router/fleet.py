@@ -9,7 +9,7 @@ from zlib import crc32
 
 from schemas.ids import GroupId, WorkerId
 from schemas.records import WorkerRecord
-from schemas.states import BILLED, COMING, WorkerState
+from schemas.states import BILLED, WorkerState
 
 from . import view
 from .complaints import BENCH_S, Complaints, may_bench
@@ -105,8 +105,8 @@ class Fleet:
             self._owing.setdefault(worker, now + LOOK_AGAIN_S)
             self._pool(worker.group_id).put(worker)
 
-    def complaint(self, worker_id: WorkerId, request_idx: int, now: float) -> bool:
-        """A client came back from it. True when it was set aside for it.
+    def complaint(self, worker_id: WorkerId, request_idx: int, now: float, *, routable: int) -> bool:
+        """A client came back from it. True when it was set aside for it; of those that are `routable` some always stay.
 
         A worker that was never heard here has only its record to vouch for it, which may be older than its end (a router that
         has just started sees such records before the scaler has mended them): there one word of a client weighs more.
@@ -117,7 +117,7 @@ class Fleet:
         is_noted = self.complaints.note(worker_id, request_idx, now)
         if worker.standing is Standing.OUT or not (is_noted or worker.pulse is None):
             return False
-        if not may_bench(len(self._benched), self.routable):
+        if not may_bench(len(self._benched), routable):
             return False
         worker.benched_until = now + BENCH_S
         self._benched[worker] = None
@@ -173,15 +173,6 @@ class Fleet:
         if tally is None:
             tally = self.tallies[group_id] = Tally(now)
         return tally
-
-    @property
-    def routable(self) -> int:
-        return sum(len(pool) for pool in self.pools.values())
-
-    @property
-    def coming(self) -> int:
-        """Workers on their way to ready."""
-        return sum(worker.record.state in COMING for worker in self.workers.values())
 
     @property
     def reserved_units(self) -> float:

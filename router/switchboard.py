@@ -196,7 +196,7 @@ class Switchboard:
         request.exclude(request.worker_id, now)
         request.excluded_at = now  # it may have been excluded, and tried again as the last resort
         request.not_before = now + complaints.hold_s(request.complaints)
-        desk.fleet.complaint(request.worker_id, request.idx, now)
+        desk.fleet.complaint(request.worker_id, request.idx, now, routable=desk.routable)
 
     def _drop(self, request: Request) -> None:
         """It is forgotten; if it waited, nobody will answer it."""

@@ -45,13 +45,12 @@ def why(desk: Desk, request: Request, wall: float, halted: Container[GroupId] = 
 
 def _by_workers(desk: Desk, request: Request, wall: float) -> Wait | None:
     """Some worker that requests can reach is here, or on its way. Those of a group with weight 0 get none."""
-    fleet, routed = desk.fleet, {group.id for group in desk.record.groups if group.weight > 0}
-    ready = [pool for group_id, pool in fleet.pools.items() if group_id in routed and len(pool)]
-    if ready:
-        if request.excluded and all(worker.id in request.excluded for pool in ready for worker in pool):
+    if desk.routable:
+        if request.excluded and not desk.others_than(request.excluded):
             text = "Every ready worker has already failed this request; waiting for another."
             return Wait(WaitReason.EXCLUDED, text, RETRY_AT_CAPACITY_S)
         return Wait(WaitReason.AT_CAPACITY, "All ready workers are busy; waiting for a free one.", RETRY_AT_CAPACITY_S)
+    fleet, routed = desk.fleet, {group.id for group in desk.record.groups if group.weight > 0}
     coming = sum(worker.record.state in COMING and worker.group_id in routed for worker in fleet.workers.values())
     if not coming:
         return None

@@ -161,8 +161,8 @@ def avoided(state: EndpointState, group_id: GroupId, now: float) -> tuple[str, .
     shut, known = quarantined(state, now), state.groups.get(group_id)
     if known is None or known.missed_in_row:
         return shut
-    suspects = [name for name in known.failed_hosts if name in state.hosts and name not in shut]
-    return (*shut, *sorted(suspects[-(_MOST_AVOIDED - len(shut)) :])) if len(shut) < _MOST_AVOIDED else shut
+    suspects = [name for name in reversed(known.failed_hosts) if name in state.hosts and name not in shut]
+    return (*shut, *suspects)[:_MOST_AVOIDED]
 
 
 def quarantined(state: EndpointState, now: float) -> tuple[str, ...]:

@@ -45,9 +45,8 @@ def fitted(state: EndpointState) -> Fitted:
     data = _pack(kept)
     without = []
     if len(data) > MAX_BYTES and kept.last is not None and kept.last.decision.actions:
-        kept = _replace(
-            kept, last=_untold_acts(kept.last)
-        )  # they are done all the same: intents and drains are with their workers
+        # They are done all the same: intents and drains are with their workers.
+        kept = _replace(kept, last=_untold_acts(kept.last))
         without.append("the acts of its newest decision")
         data = _pack(kept)
     if len(data) > MAX_BYTES and kept.engine:

@@ -211,10 +211,20 @@ def test_a_worker_that_several_requests_complain_about_is_set_aside_for_a_while(
     assert {request.worker_id for request in requests} == {"w1"}
     for request in requests:
         board.ask(request_idx=request.idx)
-    assert board.the.fleet.routable == 1
+    assert board.the.routable == 1
     assert board.ask()[1].worker.id == "w2"
     board.later(BENCH_S)
     assert board.ask()[1].worker.id == "w1"
+
+
+def test_workers_of_weight_0_are_no_reason_to_set_all_others_aside():
+    board = Board({}, {"weight": 0.0})
+    for n in range(1, 11):
+        board.add(n, group=1 if n <= 2 else 2, slots=99)
+    for _ in range(2 * BENCH_AFTER):
+        request, _ = board.ask()
+        board.ask(request_idx=request.idx)
+    assert board.the.routable == 1
 
 
 def test_one_request_that_fails_everywhere_benches_nobody():
@@ -226,7 +236,7 @@ def test_one_request_that_fails_everywhere_benches_nobody():
     for _ in range(20):
         board.later(1.5)
         board.ask(request_idx=request.idx)
-    assert board.the.fleet.routable == 5
+    assert board.the.routable == 5
 
 
 def test_a_worker_that_only_an_old_record_vouches_for_is_set_aside_at_the_first_word():
@@ -237,7 +247,7 @@ def test_a_worker_that_only_an_old_record_vouches_for_is_set_aside_at_the_first_
     _, again = board.ask(request_idx=request.idx)
     assert again is None, "nobody was ever heard there, and nobody answered"
     board.beat(1, slots=9, boot="new")
-    assert board.the.fleet.routable == 1, "it lives after all"
+    assert board.the.routable == 1, "it lives after all"
     assert board.ask()[1].worker.id == "w1"
 
 
@@ -251,7 +261,7 @@ def test_bad_requests_cannot_empty_an_endpoint():
             board.now += 0.2
             if placement is not None:
                 _, placement = board.ask(request_idx=request.idx)
-    assert board.the.fleet.routable >= 3
+    assert board.the.routable >= 3
 
 
 # --- names --------------------------------------------------------------------------------------------------------

@@ -106,7 +106,7 @@ async def test_a_worker_cannot_speak_for_another(house: House):
     await house.beat(other, state=WorkerState.ERROR)
     await until(lambda: beats)
     desk = house.router.board.desks[endpoint.id]
-    await until(lambda: desk.fleet.routable == 1)
+    await until(lambda: desk.routable == 1)
     before = house.router.feeds.unreadable
     lie = msgspec.json.encode({**msgspec.json.decode(beats[0]), "seq": 10**9, "url": "http://evil:1", "state": "ready"})
     house.router.feeds.heartbeat(Message(subjects.heartbeat(endpoint.id, mine.worker_id), lie))

@@ -316,7 +316,7 @@ async def test_two_routers_count_each_others_promises(house: House, bus_for, key
         endpoint = await house.endpoint()
         await until(lambda: endpoint.id in second.board.desks)
         worker = await house.worker(endpoint, slots=6, perf=1.0)
-        await until(lambda: second.board.desks[endpoint.id].fleet.routable)
+        await until(lambda: second.board.desks[endpoint.id].routable)
         for _ in range(4):
             assert "url" in await house.route(endpoint.name)
         mirrored = second.board.desks[endpoint.id].fleet.workers[worker.worker_id]

@@ -3,8 +3,8 @@
 import msgspec
 import pytest
 
-from scaler import observations, phases, reboots
-from scaler.types import GroupMemory, Liveness, Policy, Telemetry, WorkerFact
+from scaler import ageing, groups, learning, observations, phases, reboots
+from scaler.types import GroupMemory, HostMemory, Liveness, Policy, Telemetry, WorkerFact
 from schemas.ids import WorkerId
 from schemas.reasons import Cause, Phase, Why
 from schemas.records import Failure, Template
@@ -109,8 +109,6 @@ def test_a_host_that_fails_two_groups_is_left_alone_by_all_of_them():
         start = msgspec.structs.replace(worker, worker_id=WorkerId(f"x{group_id}"), host="bad", proven=False, ready_at=None)
         start = msgspec.structs.replace(start, state=WorkerState.LOADING, beat_state=None, state_at=story.now)
         story.state = msgspec.structs.replace(story.state, workers={**story.state.workers, start.worker_id: start})
-        from scaler import ageing
-
         story.state = ageing.blamed(story.state, start, OOM, story.now, story.policy)
         story.state = msgspec.structs.replace(
             story.state, workers={w: fact for w, fact in story.state.workers.items() if w != start.worker_id}
@@ -151,7 +149,6 @@ def test_who_replaces_a_worker_that_failed_while_it_served_goes_elsewhere():
 
 
 def test_where_there_is_no_other_host_the_one_that_failed_is_taken_again():
-    from scaler import groups
     from scaler.types import GroupMemory, HostMemory
 
     story = one_hot()
@@ -162,6 +159,10 @@ def test_where_there_is_no_other_host_the_one_that_failed_is_taken_again():
     assert groups.avoided(story.state, G1, story.now) == ("bad",)
     refused = msgspec.structs.replace(memory, missed_in_row=1)
     assert groups.avoided(msgspec.structs.replace(story.state, groups={G1: refused}), G1, story.now) == ()
+    by_hand = learning.breaker_reset(memory)
+    assert groups.avoided(msgspec.structs.replace(story.state, groups={G1: by_hand}), G1, story.now) == (), (
+        "a person says try again"
+    )
     forgotten = msgspec.structs.replace(story.state, hosts={})
     assert groups.avoided(forgotten, G1, story.now) == ()
     many = {f"h{n:02}": HostMemory(failures=2, quarantined_until_at=story.now + n + 1) for n in range(40)}
@@ -187,8 +188,6 @@ def test_who_has_one_host_only_keeps_it_whatever_fails_there():
 
 
 def test_a_host_is_forgotten_a_day_after_its_last_failure_and_when_it_works_again():
-    from scaler.types import HostMemory
-
     story = one_hot()
     worker = story.state.workers[only(story)]
     hosts = {"once": HostMemory(failures=1, failed_at=story.now), worker.host: HostMemory(failures=1, failed_at=story.now)}
