@@ -42,7 +42,7 @@ class App:
             handler, params = await self._table.find(request)
             response = await handler(Call(request, params, self._keys, self.now))
         except Exception as error:  # noqa: BLE001  # every error becomes an answer; the unexpected are logged there
-            return calls.told(error, calls.request_id_of(request))
+            return calls.told(error, calls.request_id_of(request), synced=self.routing.synced())
         if not response.prepared:
             response.headers.setdefault("X-Request-Id", calls.request_id_of(request))
         return response

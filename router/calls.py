@@ -26,6 +26,7 @@ log = structlog.get_logger()
 
 T = TypeVar("T")
 JSON = "application/json"
+_PERHAPS_THERE = frozenset({ErrorCode.BAD_KEY, ErrorCode.NO_ENDPOINT, ErrorCode.NO_GROUP, ErrorCode.NO_WORKER})
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
 
 
@@ -151,9 +152,11 @@ def reply(value: Any, status: int = 200, headers: Mapping[str, str] | None = Non
     return web.Response(body=msgspec.json.encode(value), status=status, content_type=JSON, headers=headers)
 
 
-def told(error: Exception, request_id: str) -> web.Response:
-    """The error as an answer."""
+def told(error: Exception, request_id: str, *, synced: bool) -> web.Response:
+    """The error as an answer. Until all is heard that there is (`synced`), what is not known may be there all the same."""
     problem = as_problem(error, request_id)
+    if not synced and problem.problem.error in _PERHAPS_THERE:
+        problem = problems.unavailable("This router has just started and does not know yet what there is", "Ask again.")
     # Vast's command line looks for `success`, so it is said and not left to its default.
     body = {"success": False, **msgspec.to_builtins(problem.problem), "request_id": request_id}
     return reply(body, problem.status, {**problem.headers, "X-Request-Id": request_id})

@@ -52,7 +52,7 @@ class Feeds:
         self._vast = vast
         self._bridge = bridge
         self._monotonic = monotonic
-        self._views: list[View] = []
+        self._views: list[View] = []  #: none until all are there
         self._unsigned: dict[str, None] = {}
         self._sign_now = asyncio.Event()
         self._logged_at = float("-inf")
@@ -61,7 +61,7 @@ class Feeds:
     @asynccontextmanager
     async def open(self) -> AsyncIterator[None]:
         """Listen for as long as the context is open."""
-        bus = self._bus
+        bus, views = self._bus, []
         async with AsyncExitStack() as stack:
             for bucket, on_change in (
                 (subjects.BUCKET_ENDPOINTS, self.endpoint_changed),
@@ -69,12 +69,13 @@ class Feeds:
                 (subjects.BUCKET_INSTANCES, self.instance_changed),
                 (subjects.BUCKET_WORKERS, self.worker_changed),
             ):
-                self._views.append(await stack.enter_async_context(bus.view(bucket, on_change)))
+                views.append(await stack.enter_async_context(bus.view(bucket, on_change)))
             for subject, on_message in (
                 (subjects.HEARTBEATS, self.heartbeat),
                 (subjects.RESERVATIONS, self.reservations),
             ):
                 stack.push_async_callback((await bus.subscribe(subject, on_message)).stop)
+            self._views = views
             yield
 
     @property

@@ -180,7 +180,7 @@ class Lane(asyncio.Protocol):
             transport.abort()
 
     def _write_problem(self, error: Exception, request_id: str) -> None:
-        response = calls.told(error, request_id or calls.new_request_id())
+        response = calls.told(error, request_id or calls.new_request_id(), synced=self._front.routing.synced())
         body = cast(bytes, response.body)
         headers = "".join(f"{name}: {value}\r\n" for name, value in response.headers.items() if name != "Content-Length")
         head = f"HTTP/1.1 {response.status} {HTTPStatus(response.status).phrase}\r\nDate: {formatdate(self._front.now(), usegmt=True)}\r\n{headers}"

@@ -59,11 +59,13 @@ class Routing:
         now: Callable[[], float],
         monotonic: Callable[[], float],
         draw: Callable[[int], bytes] = os.urandom,
+        synced: Callable[[], bool],
         on_waiting: Callable[[Desk], None],
         on_ticket: Callable[[EndpointId, WorkerId, float], None],
     ) -> None:
         self.board = board
         self.keys = keys
+        self.synced = synced  #: whether all was heard that there is
         self.outcomes: dict[tuple[str, str], int] = {}
         self._tickets = tickets
         self._vast = vast

@@ -80,6 +80,7 @@ class Router:
             now=now,
             monotonic=monotonic,
             draw=draw,
+            synced=lambda: self.feeds.synced,
             on_waiting=self._reporter.waiting,
             on_ticket=self._reporter.ticket,
         )

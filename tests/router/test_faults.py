@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -14,6 +15,7 @@ import msgspec
 import pytest
 
 from router import feeds
+from router.listener import Listener
 from router.service import Router
 from runtime.bus import Message
 from schemas import subjects
@@ -112,6 +114,38 @@ async def test_a_worker_cannot_speak_for_another(house: House):
     house.router.feeds.heartbeat(Message(subjects.heartbeat(endpoint.id, mine.worker_id), lie))
     assert house.router.feeds.unreadable == before + 1
     assert desk.fleet.workers[other.worker_id].url == other.url
+
+
+async def test_who_has_just_started_calls_nothing_unknown_before_it_knows_what_there_is(house: House, bus_for, keys_dir):
+    """A client takes "there is none" for the truth and gives up; "ask again" is what it waits for."""
+    endpoint = await house.endpoint()
+    await house.worker(endpoint)
+    own_key = (await house.call("GET", f"/api/v1/endpoints/{endpoint.name}"))[1]["result"]["api_key"]
+    again = Router(bus=await bus_for("router"), settings=settings(keys_dir), now=time.time, monotonic=time.monotonic)
+    listener = Listener(again)
+    tasks = [asyncio.create_task(listener.run())]
+    try:
+        await asyncio.wait_for(listener.listening.wait(), 10)
+        async with aiohttp.ClientSession() as http:
+            url = f"http://127.0.0.1:{listener.port}/route/"
+            for key in (ADMIN_KEY, own_key):
+                for more in ({}, {"Connection": "close"}):  # the fast lane takes only the usual
+                    headers = {"Authorization": f"Bearer {key}", **more}
+                    async with http.post(url, json={"endpoint": endpoint.name}, headers=headers) as response:
+                        assert (response.status, (await response.json())["error"]) == (503, "unavailable")
+                        assert response.headers["Retry-After"]
+            assert not again.feeds.synced
+            tasks.append(asyncio.create_task(again.run()))
+            await until(lambda: again.feeds.synced)
+            answer = await House(listener, house.bus, http).route(endpoint.name, key=own_key)
+            assert answer["url"]
+            async with http.post(url, json={"endpoint": "nowhere"}, headers={"Authorization": f"Bearer {ADMIN_KEY}"}) as response:
+                assert response.status == 404
+    finally:
+        for task in tasks:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
 
 
 async def test_a_restarted_router_knows_everything_again_and_old_requests_go_on(house: House, bus_for, keys_dir):

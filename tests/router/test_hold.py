@@ -208,6 +208,7 @@ def routing_on(board: Board, directory) -> Routing:
         ticket_ttl_s=60,
         now=lambda: 1e9 + board.now,
         monotonic=lambda: board.now,
+        synced=lambda: True,
         on_waiting=lambda _: None,
         on_ticket=lambda *_: None,
     )
